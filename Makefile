@@ -1,0 +1,79 @@
+# `make` lists what there is. Everything runs in .venv, made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.bench-installed
+REPO ?= .
+PYTEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-all check format format-check lint types layers chaos bench bench-short docs lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## make .venv with everything needed, as pinned in requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+	  { test -x $(BIN)/python || uv venv -q --python $(PYTHON) $(VENV); } && \
+	  uv pip install -q -p $(VENV) -r requirements.lock && \
+	  uv pip install -q -p $(VENV) --no-deps -e . ; \
+	else \
+	  { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock && \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e . ; \
+	fi
+	@touch $@
+
+demo: $(STAMP) ## embedded server + history of REPO (default: this checkout) into read models, verified against git
+	$(BIN)/strandline demo --repo $(REPO)
+
+test: $(STAMP) ## all tests but the long ones, on an embedded server or STRANDLINE_DATABASE_URL
+	$(BIN)/pytest -q -n $(PYTEST_WORKERS) tests
+
+test-unit: $(STAMP) ## tests without a database
+	$(BIN)/pytest -q tests/unit tests/architecture
+
+check: format-check lint types layers test ## the gate
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff format src tests bench examples
+	$(BIN)/ruff check --fix -q src tests bench examples
+
+format-check: $(STAMP)
+	$(BIN)/ruff format --check src tests bench examples
+
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check src tests bench examples
+
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy --strict src examples
+
+layers: $(STAMP) ## the import contracts
+	$(BIN)/lint-imports
+
+chaos: $(STAMP) ## the tests that kill, freeze and restart, for longer
+	STRANDLINE_CHAOS=long $(BIN)/pytest -q tests/cluster tests/postgres/test_high_water_fuzz.py
+
+$(BENCH_STAMP): $(STAMP)
+	@if command -v uv >/dev/null 2>&1; then uv pip install -q -p $(VENV) -e ".[bench]"; \
+	else $(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"; fi
+	@touch $@
+
+bench: $(BENCH_STAMP) ## strandline, eventsourcing and the limits side by side; writes bench/results/events.json
+	$(BIN)/python -m bench.run
+
+bench-short: $(BENCH_STAMP) ## the same in a minute, for CI
+	$(BIN)/python -m bench.run --short --out $(VENV)/bench-short.json
+
+docs: $(STAMP) ## make the generated pages of docs/reference
+	$(BIN)/python -m docs.generate
+
+lock: ## pin the newest versions that pyproject.toml allows
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  --python-version 3.11 --extra dev --upgrade pyproject.toml -o requirements.lock
+
+clean: ## remove what was made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

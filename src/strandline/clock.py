@@ -1,0 +1,31 @@
+"""Time as seen by the process: monotonic deadlines and UTC instants; replaced in tests."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where time comes from. Tests pass one that moves when told."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; their zero means nothing."""
+        ...
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC. For people and records, never for deadlines."""
+        ...
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    def monotonic(self) -> float:
+        """See ``Clock``."""
+        return time.monotonic()
+
+    def now(self) -> datetime:
+        """See ``Clock``."""
+        return datetime.now(UTC)

@@ -1,0 +1,174 @@
+"""THE background loop: interval, jitter, wake-up, time limit, error isolation, restart.
+
+Everything that runs in the background is a ``Loop`` around one coroutine function, its *step*.
+The step is called again and again: after ``interval`` seconds, or at once when somebody calls
+``wake``. A step that raises is logged and counted and the loop goes on after a growing delay; a
+step that takes longer than ``limit`` is cancelled and counted the same way; only ``stop`` and an
+``ends_on`` error end the loop. A dead loop cannot look alive: ``statistics`` tells the age of the
+last good step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from strandline.clock import Clock, SystemClock
+
+log = logging.getLogger("strandline.loops")
+
+LONGEST_DELAY = 10.0  # seconds between tries of a step that keeps failing
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStatistics:
+    """How a loop is doing."""
+
+    name: str
+    running: bool
+    steps: int
+    failures: int
+    consecutive_failures: int
+    last_error: str
+    seconds_since_success: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """When a loop's step is due.
+
+    Attributes:
+        interval: Seconds between steps when nobody wakes the loop.
+        jitter: Up to this share of the interval is taken off at random, so that nodes spread.
+        limit: Seconds one step may take; None for no limit.
+        gap: Seconds that at least lie between two steps, woken or not.
+    """
+
+    interval: float
+    jitter: float = 0.1
+    limit: float | None = None
+    gap: float = 0.0
+
+
+class Loop:
+    """One supervised background loop. A step that answers True is called again at once."""
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], Awaitable[bool | None]],
+        rhythm: Rhythm,
+        *,
+        ends_on: tuple[type[BaseException], ...] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        self.name = name
+        self.failure: BaseException | None = None
+        self._step = step
+        self._rhythm = rhythm
+        self._ends_on = ends_on
+        self._clock = clock or SystemClock()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+        self._steps = self._failures = self._consecutive = 0
+        self._last_error = ""
+        self._last_success = self._clock.monotonic()
+
+    def start(self) -> None:
+        """Begin; the first step is due at once. A second call does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"strandline:{self.name}")
+
+    def wake(self) -> None:
+        """Make the next step due now. Cheap; many calls are one step."""
+        self._wake.set()
+
+    async def stop(self, *, timeout: float = 5.0) -> bool:
+        """Let the step under way finish within *timeout* seconds, then cancel it.
+
+        Returns:
+            Whether it ended by itself.
+        """
+        self._stopping = True
+        self._wake.set()
+        if self._task is None:
+            return True
+        done, _ = await asyncio.wait({self._task}, timeout=timeout)
+        if done:
+            return True
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=1.0)
+        return False
+
+    async def join(self) -> None:
+        """Wait until the loop has ended, by ``stop`` or by an ``ends_on`` error."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    @property
+    def running(self) -> bool:
+        """Whether the loop has begun and not ended."""
+        return self._task is not None and not self._task.done()
+
+    def statistics(self) -> LoopStatistics:
+        """A picture of now."""
+        return LoopStatistics(
+            name=self.name,
+            running=self.running,
+            steps=self._steps,
+            failures=self._failures,
+            consecutive_failures=self._consecutive,
+            last_error=self._last_error,
+            seconds_since_success=self._clock.monotonic() - self._last_success,
+        )
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            begun = self._clock.monotonic()
+            again = await self._once()
+            if again is None:
+                return
+            if not again and not self._stopping:
+                await self._rest()
+            spare = self._rhythm.gap - (self._clock.monotonic() - begun)
+            if spare > 0 and not self._stopping:
+                await asyncio.sleep(spare)
+
+    async def _once(self) -> bool | None:
+        """Run one step. True: again at once; False: rest; None: the loop ends."""
+        try:
+            async with asyncio.timeout(self._rhythm.limit):
+                again = bool(await self._step())
+        except self._ends_on as error:
+            self.failure = error
+            self._last_error = repr(error)
+            return None
+        except Exception as error:  # one bad step must not end the loop
+            self._failures += 1
+            self._consecutive += 1
+            self._last_error = repr(error)
+            log.warning("%s failed (%d in a row): %r", self.name, self._consecutive, error)
+            await self._rest(min(LONGEST_DELAY, 0.1 * 2 ** min(self._consecutive, 10)))
+            return True
+        self._steps += 1
+        self._consecutive = 0
+        self._last_success = self._clock.monotonic()
+        if again:
+            await asyncio.sleep(0)  # a busy loop still lets the others run
+        return again
+
+    async def _rest(self, seconds: float | None = None) -> None:
+        if seconds is None:
+            seconds = self._rhythm.interval * (1 - random.random() * self._rhythm.jitter)  # noqa: S311 - spreading, not secrecy
+        elif self._stopping:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,1 @@
+"""Everything that touches PostgreSQL or its drivers; nothing above imports a driver."""

@@ -1,0 +1,141 @@
+"""Every option: default, unit, reason. Arguments win over environment, environment over TOML."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from strandline.errors import InvalidSetting
+
+PREFIX = "STRANDLINE_"
+
+
+def option(default: Any, reason: str, *, least: float | None = None) -> Any:
+    """Declare one setting: its default, why it has that value, its smallest sensible value."""
+    return field(default=default, metadata={"reason": reason, "least": least})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All options of an app. Each is read from ``STRANDLINE_<NAME>`` too; durations are seconds."""
+
+    database_url: str = option("", "PostgreSQL to use; empty starts an embedded server")
+    embedded_dir: str = option("", "folder of the embedded server; empty: one per app, per user")
+    schema: str = option("strandline", "PostgreSQL schema that holds all tables")
+    migrate_at_start: bool = option(True, "apply missing migrations when the app opens")
+
+    work_connections: int = option(8, "pool for appends, reads and batches", least=2)
+    control_connections: int = option(2, "pool for the mark and checks; never shared", least=1)
+    connect_timeout: float = option(10.0, "seconds to open a connection", least=0.1)
+    acquire_timeout: float = option(5.0, "seconds to wait for a free connection", least=0.05)
+    statement_timeout: float = option(60.0, "seconds one statement may take", least=0.1)
+    idle_transaction_timeout: float = option(
+        60.0, "seconds an idle transaction may hold its locks before the server ends it", least=1
+    )
+    prepared_statements: bool = option(True, "off behind a pooler that cannot keep them")
+
+    max_payload_bytes: int = option(1_048_576, "JSON of one event, data or metadata", least=256)
+    max_events_per_append: int = option(10_000, "events of one append; import takes more", least=1)
+    group_appends: int = option(500, "single appends sent together at the most", least=1)
+    group_bytes: int = option(1_048_576, "JSON of one group at the most", least=1024)
+
+    page_events: int = option(1_000, "events an agent takes at once", least=1)
+    table_page_events: int = option(20_000, "events a table projection folds at once", least=1)
+    page_bytes: int = option(16_777_216, "JSON of one page held in memory, about", least=65_536)
+    cached_documents: int = option(20_000, "documents an agent keeps between batches", least=0)
+
+    failure_pause: float = option(
+        30.0, "seconds a shard rests once every try of a batch has failed", least=0.0
+    )
+    poll_interval: float = option(0.5, "seconds between looks without any notice", least=0.01)
+    notify_interval: float = option(0.01, "seconds between notices of one process", least=0.001)
+    probe_interval: float = option(0.02, "seconds between looks at a gap's holders", least=0.001)
+    stale_after: float = option(3.0, "seconds a gap may wait before it is reported", least=0.1)
+    force_after: float = option(
+        0.0, "seconds after which a held gap is skipped without proof; 0: never", least=0.0
+    )
+
+    stop_timeout: float = option(25.0, "seconds for a node to stop in all", least=0.1)
+    wait_timeout: float = option(30.0, "seconds wait_for waits by default", least=0.0)
+    log_level: str = option("INFO", "of the `strandline` logger, for the commands")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for one in fields(self):
+            least = one.metadata["least"]
+            value = getattr(self, one.name)
+            if least is not None and value < least:
+                raise InvalidSetting(one.name, value, f"must be at least {least}")
+        if not self.schema or "\0" in self.schema or len(self.schema.encode()) > 63:
+            raise InvalidSetting("schema", self.schema, "1 to 63 bytes, no NUL")
+
+
+def load(
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    toml: Path | None = None,
+) -> Settings:
+    """Collect settings: *arguments*, then the environment, then ``[tool.strandline]`` of *toml*.
+
+    Raises:
+        InvalidSetting: A name is unknown or a value cannot be used; the message names both.
+    """
+    environment = os.environ if environment is None else environment
+    known = {one.name: one for one in fields(Settings)}
+    values: dict[str, Any] = {}
+    for name, value in _from_toml(toml).items():
+        if name not in known:
+            raise InvalidSetting(name, value, f"unknown; known are {', '.join(sorted(known))}")
+        values[name] = _parsed(name, value, known[name].default)
+    for name, one in known.items():
+        text = environment.get(PREFIX + name.upper())
+        if text is not None:
+            values[name] = _parsed(name, text, one.default)
+    for name, value in (arguments or {}).items():
+        if name not in known:
+            raise InvalidSetting(name, value, f"unknown; known are {', '.join(sorted(known))}")
+        if value is not None:
+            values[name] = _parsed(name, value, known[name].default)
+    return Settings(**values)
+
+
+def _from_toml(path: Path | None) -> dict[str, Any]:
+    if path is None or not path.is_file():
+        return {}
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSetting("toml", str(path), str(error)) from error
+    found = tree.get("tool", {}).get("strandline", tree.get("strandline", {}))
+    return dict(found)
+
+
+def _parsed(name: str, value: Any, default: Any) -> Any:
+    try:
+        if isinstance(default, bool):
+            return _flag(value)
+        if isinstance(default, int):
+            return int(value)
+        if isinstance(default, float):
+            return float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidSetting(name, value, f"not a {type(default).__name__}") from error
+    if not isinstance(value, str):
+        raise InvalidSetting(name, value, "not a text")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    found = words.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError(value)
+    return found

@@ -1,0 +1,1 @@
+"""What strandline tells about itself."""

@@ -1,0 +1,1 @@
+"""What strandline's own tests and its users' tests are built with. Public, imported on request."""

@@ -102,6 +102,18 @@ class AsyncpgSession:
             return answer
 
 
+    async def copy(
+        self, table: str, records: Sequence[Sequence[Any]], columns: Sequence[str]
+    ) -> None:
+        """Write *records* to *table* by binary COPY, in order."""
+        try:
+            await self.connection.copy_records_to_table(
+                table, schema_name=self.schema, records=records, columns=list(columns)
+            )
+        except driver_errors() as error:
+            raise translated(error, f"copy to {table}") from error
+
+
 class PsycopgSession:
     """Runs operations on the caller's psycopg ``AsyncConnection``."""
 

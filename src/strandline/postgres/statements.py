@@ -25,7 +25,7 @@ Row = TypeVar("Row")
 _HEADER = re.compile(
     r"^-- name: (?P<name>\w+)\((?P<parameters>[^)]*)\) :(?P<rows>one|many|none)$", re.MULTILINE
 )
-_PLAN = re.compile(r"^-- plan: (?P<index>\w+)$", re.MULTILINE)
+_PLAN = re.compile(r"^-- plan: (?P<index>\w+|\{\w+\})$", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
 
@@ -58,10 +58,11 @@ class Statement(Generic[Row]):
 
     def about(self, **names: str) -> Statement[Row]:
         """The same block with ``{names}`` filled in by SQL fragments made by strandline itself."""
-        text = self.text
+        text, plan = self.text, self.plan
         for name, fragment in names.items():
             text = text.replace("{" + name + "}", fragment)
-        return Statement(self.name, text, self.row, self.rows, self.parameters, self.plan)
+            plan = plan and plan.replace("{" + name + "}", fragment)
+        return Statement(self.name, text, self.row, self.rows, self.parameters, plan)
 
 
 class Verbatim(Statement[tuple[Any, ...]]):
@@ -129,8 +130,9 @@ def _parameters(text: str) -> tuple[Parameter, ...]:
 
 
 def columns(row: type[Any]) -> list[str]:
-    """The column names that a row class expects, in order."""
-    return [one.name for one in fields(row)]
+    """The column names that a row class, a dataclass or msgspec struct, expects, in order."""
+    names: tuple[str, ...] | None = getattr(row, "__struct_fields__", None)
+    return [one.name for one in fields(row)] if names is None else list(names)
 
 
 def quoted(name: str) -> str:

@@ -1,0 +1,298 @@
+"""App: the composition root and its life: open, be a node, close."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+from strandline.app.events import EventFace
+from strandline.app.models import ModelFace
+from strandline.registration import Registration
+from strandline.requests import Requests
+from strandline.app.runtime import Runtime
+from strandline.app.transaction import Transaction
+from strandline.daemon.daemon import APPENDED_CHANNEL, Daemon, DaemonStatistics, Wiring
+from strandline.daemon.feed import Feed
+from strandline.daemon.progress import Waiting
+from strandline.errors import NotOpen
+from strandline.events.store import EventStore
+from strandline.postgres import migrations
+from strandline.postgres.listener import Listener, Notifier
+from strandline.postgres.pools import Pools
+from strandline.projections.registry import Registry
+from strandline.settings import Settings, load
+from strandline.telemetry.signals import Signals
+
+log = logging.getLogger("strandline")
+
+T = TypeVar("T")
+
+
+class App(Registration, EventFace, ModelFace):
+    """An event store with its projections, on one PostgreSQL database.
+
+    Declare events and projections on it, then use it with ``async with app:``. Without a
+    ``database_url`` (argument, or ``STRANDLINE_DATABASE_URL``) it starts an embedded server.
+
+    Args:
+        name: Names the app: the embedded server's folder and the node's log lines.
+        database_url: PostgreSQL to use, e.g. ``postgresql://user@host/shop``.
+        toml: A file whose ``[tool.strandline]`` table holds settings.
+        settings: Any option of ``strandline.settings.Settings``.
+    """
+
+    def __init__(
+        self,
+        name: str = "app",
+        database_url: str | None = None,
+        *,
+        toml: Path | str | None = None,
+        **settings: Any,
+    ) -> None:
+        given: Mapping[str, Any] = {"database_url": database_url, **settings}
+        self.name = name
+        self.settings: Settings = load(given, toml=Path(toml) if toml else None)
+        self.registry = Registry()
+        self.signals = Signals()
+        self.node_id = uuid4()
+        self.node_name = f"{name}@{socket.gethostname()}:{os.getpid()}"
+        self.url = ""
+        self._server: Any = None
+        self._pools: Pools | None = None
+        self._store: EventStore | None = None
+        self._runtime: Runtime | None = None
+        self._listener: Listener | None = None
+        self._notifier: Notifier | None = None
+        self._waiting: Waiting | None = None
+        self._daemon: Daemon | None = None
+
+    # ---- life
+
+    async def open(self) -> None:
+        """Start the embedded server if there is no other, migrate, open the pools.
+
+        Raises:
+            DatabaseUnavailable: The server cannot be reached.
+            ServerNotStarted: The embedded server did not start; the message says why.
+            SchemaOutOfDate: Tables are missing and ``migrate_at_start`` is off, or are too new.
+        """
+        if self._pools is not None:
+            return
+        self.url = self.settings.database_url or await self._embedded()
+        pools = Pools.to(self.url, self.settings)
+        try:
+            await pools.open()
+            self.registry.bind()
+            self._runtime = Runtime(self.registry, self.settings, pools.work)
+            await self._migrate(pools)
+        except BaseException:
+            await pools.close()
+            await self._stop_server()
+            raise
+        self._pools = pools
+        self._listener = Listener(self.url, self.settings)
+        self._listener.start()
+        self._notifier = Notifier(pools.control, self.settings)
+        self._notifier.start()
+        self._waiting = Waiting(pools.control, self._listener)
+        self._store = EventStore(
+            pools, self.registry.types, self.settings, on_appended=self._appended
+        )
+
+    async def close(self) -> None:
+        """Stop the node if it runs, finish what is under way, close everything."""
+        if self._pools is None:
+            return
+        await self.stop()
+        store, pools = self._opened(self._store), self._pools
+        await store.close()
+        self._opened(self._waiting).close()
+        await self._opened(self._notifier).stop()
+        await self._opened(self._listener).stop()
+        self._pools = self._store = self._runtime = None
+        await pools.close()
+        await self._stop_server()
+
+    async def __aenter__(self) -> Self:
+        """Open."""
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    # ---- being a node
+
+    async def start(self) -> None:
+        """Run the app's projections and subscriptions in this process, until ``stop``."""
+        if self._daemon is not None:
+            return
+        runtime, pools = self._opened(self._runtime), self._opened(self._pools)
+        wiring = Wiring(
+            pools=pools,
+            settings=self.settings,
+            signals=self.signals,
+            notifier=self._opened(self._notifier),
+            listener=self._opened(self._listener),
+            node_id=self.node_id,
+            node_name=self.node_name,
+        )
+        self._daemon = Daemon(
+            wiring,
+            Feed(pools.work, self.registry.types, self.settings),
+            runtime.shards(self._begin),
+            on_progress=self._opened(self._waiting).wake,
+        )
+        await self._daemon.start()
+
+    async def stop(self, *, timeout: float | None = None) -> None:
+        """Stop running them: each finishes its batch under way within *timeout* seconds."""
+        daemon, self._daemon = self._daemon, None
+        if daemon is not None:
+            seconds = self.settings.stop_timeout if timeout is None else timeout
+            ended = await daemon.stop(timeout=seconds)
+            for shard, clean in ended.items():
+                if not clean:
+                    log.warning("shard %s was cut off after %.1f s", shard, seconds)
+
+    async def run(self) -> None:
+        """Be a node until SIGTERM or SIGINT."""
+        told = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(one, told.set)
+        try:
+            async with self:
+                await self.start()
+                await told.wait()
+                await self.stop()
+        finally:
+            for one in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(one)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the app is open."""
+        return self._pools is not None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this process runs the projections."""
+        return self._daemon is not None
+
+    def statistics(self) -> DaemonStatistics | None:
+        """How the node is doing; None while this process is not one."""
+        return self._daemon.statistics() if self._daemon else None
+
+    # ---- transactions
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """One PostgreSQL transaction: commits at the end of the block, rolls back on an error.
+
+        Positions are drawn by the first append and others wait behind them, so append last.
+        """
+        last = 0
+
+        def appended(position: int) -> None:
+            nonlocal last
+            last = max(last, position)
+
+        async with self.pools.work.transaction() as session:
+            yield Transaction(session, self.requests, on_appended=appended)
+        if last:
+            self._appended(last)
+
+    def join(self, connection: Any) -> Transaction:
+        """Take part in the transaction of your own asyncpg or psycopg ``AsyncConnection``.
+
+        Also takes what has such a connection behind ``connection`` or ``driver_connection``.
+        You commit; projections see the events then, at the latest ``poll_interval`` later.
+        """
+        session = self.opened_runtime.session_on(connection)
+        return Transaction(session, self.requests, on_appended=self._appended)
+
+    # ---- what the faces are built on
+
+    @property
+    def pools(self) -> Pools:
+        """The open pools.
+
+        Raises:
+            NotOpen: The app is not open.
+        """
+        return self._opened(self._pools)
+
+    @property
+    def store(self) -> EventStore:
+        """The open event store."""
+        return self._opened(self._store)
+
+    @property
+    def requests(self) -> Requests:
+        """The operations of this app."""
+        return self._opened(self._runtime).requests
+
+    @property
+    def opened_runtime(self) -> Runtime:
+        """What the registry's declarations become on a database."""
+        return self._opened(self._runtime)
+
+    @property
+    def waiting(self) -> Waiting:
+        """Waits for shards."""
+        return self._opened(self._waiting)
+
+    def _opened(self, part: T | None) -> T:
+        if part is None:
+            raise NotOpen(f"app {self.name!r} is not open: use `async with app:` or app.open()")
+        return part
+
+    def _begin(self, session: Any) -> Transaction:
+        return Transaction(session, self.requests, on_appended=self._appended)
+
+    def _appended(self, position: int) -> None:
+        """Events were committed by this process."""
+        if self._daemon is not None:
+            self._daemon.appended()
+        if self._notifier is not None:
+            self._notifier.notify(APPENDED_CHANNEL, str(position))
+
+    async def _migrate(self, pools: Pools) -> None:
+        schema = self.settings.schema
+        if not self.settings.migrate_at_start:
+            await pools.control.run(migrations.check(schema))
+            return
+        async with pools.control.transaction() as session:
+            done = await session.run(migrations.apply(schema))
+            await session.run(self.requests.create_read_models())
+        for one in done:
+            log.info("applied migration %04d %s", one.number, one.name)
+
+    async def _embedded(self) -> str:
+        from strandline.postgres.embedded import Embedded
+
+        self._server = Embedded(self.settings.embedded_dir or None, app=self.name)
+        server = await asyncio.to_thread(self._server.start)
+        url: str = server.url
+        return url
+
+    async def _stop_server(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            await asyncio.to_thread(server.stop)

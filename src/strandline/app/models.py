@@ -1,0 +1,219 @@
+"""The reading side of an app: documents, live folds, waiting, catching up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from strandline.requests import Requests
+from strandline.events.append import Append
+from strandline.daemon import checkpoint as checkpoints
+from strandline.daemon.progress import ShardProgress, Waiting, progress
+from strandline.events.event import DEFAULT_TENANT, NO_STREAM, Appended
+from strandline.events.gaps import highest_position
+from strandline.projections.projection import Lifecycle
+from strandline.projections.registry import Reference, Registry
+
+if TYPE_CHECKING:
+    from strandline.postgres.pools import Pools
+    from strandline.settings import Settings
+
+
+class WritingStream:
+    """A stream being decided on: its state, and what is to be appended."""
+
+    def __init__(self, stream: str, state: Any, version: int) -> None:
+        self.stream = stream
+        self.state = state
+        self.version = version
+        self.events: list[Any] = []
+        self.appended: Appended | None = None
+
+    def append(self, *events: Any) -> None:
+        """Append *events* at the end of the block, if the stream is still at ``version``."""
+        self.events.extend(events)
+
+
+class ModelFace:
+    """Requests to read models."""
+
+    if TYPE_CHECKING:
+        registry: Registry
+        settings: Settings
+
+        @property
+        def pools(self) -> Pools: ...
+        @property
+        def requests(self) -> Requests: ...
+        @property
+        def waiting(self) -> Waiting: ...
+        @property
+        def is_running(self) -> bool: ...
+        async def append_prepared(self, item: Append) -> Appended: ...
+        async def start(self) -> None: ...
+        async def stop(self, *, timeout: float | None = None) -> None: ...
+
+    async def get(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
+        """The document *name* of a projection.
+
+        Raises:
+            DocumentNotFound: There is none, or not yet: ``wait_for`` waits for a position.
+        """
+        return await self.pools.work.run(self.requests.get(projection, name, tenant=tenant))
+
+    async def find(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
+        """The document *name* of a projection, or None."""
+        return (await self.find_many(projection, [name], tenant=tenant)).get(name)
+
+    async def find_many(
+        self, projection: Reference, names: Iterable[str], *, tenant: str = DEFAULT_TENANT
+    ) -> dict[str, Any]:
+        """The documents that exist among *names*, by id."""
+        op = self.requests.find(projection, list(names), tenant=tenant)
+        return await self.pools.work.run(op)
+
+    async def query(
+        self,
+        projection: Reference,
+        where: Mapping[str, Any] | str | None = None,
+        *arguments: Any,
+        tenant: str = DEFAULT_TENANT,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> list[tuple[str, Any]]:
+        """Ids and documents that fit *where*, ordered by id unless told otherwise.
+
+        Args:
+            projection: Whose documents.
+            where: ``{"owner": "Ada"}``: these fields have these values; or SQL over the column
+                ``data``: ``"(data->>'balance')::bigint > $1"``. SQL is yours: never put input of
+                users into it, only into *arguments*.
+            arguments: ``$1, $2 ...`` of an SQL *where*.
+            tenant: Whose documents.
+            order_by: SQL, e.g. ``"(data->>'balance')::bigint DESC"``.
+            limit: At most so many.
+        """
+        op = self.requests.query(
+            projection, where, arguments, tenant=tenant, order_by=order_by, limit=limit
+        )
+        return await self.pools.work.run(op)
+
+    async def count(
+        self,
+        projection: Reference,
+        where: Mapping[str, Any] | str | None = None,
+        *arguments: Any,
+        tenant: str = DEFAULT_TENANT,
+    ) -> int:
+        """How many documents fit *where*; see ``query``."""
+        documents = self.requests.documents(projection)
+        return await self.pools.work.run(documents.count(where, arguments, tenant=tenant))
+
+    async def live(
+        self,
+        projection: Reference,
+        stream: str,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        version: int | None = None,
+        at: datetime | None = None,
+    ) -> Any:
+        """A single-stream projection folded from the stream's events now; None if it has none.
+
+        Args:
+            projection: The projection; it may be stored as well.
+            stream: The stream.
+            tenant: The stream's tenant.
+            version: As it was after this version.
+            at: As it was at this time (aware).
+        """
+        op = self.requests.live(projection, stream, tenant=tenant, version=version, at=at)
+        return (await self.pools.work.run(op))[0]
+
+    @asynccontextmanager
+    async def writing(
+        self, projection: Reference, stream: str, *, tenant: str = DEFAULT_TENANT
+    ) -> AsyncIterator[WritingStream]:
+        """Load, decide, append with the version checked.
+
+        Raises:
+            WrongVersion: Somebody appended meanwhile: run the block again.
+        """
+        op = self.requests.live(projection, stream, tenant=tenant)
+        state, version = await self.pools.work.run(op)
+        writing = WritingStream(stream, state, version)
+        yield writing
+        if writing.events:
+            expected = version or NO_STREAM
+            item = self.requests.prepare(stream, writing.events, expected=expected, tenant=tenant)
+            writing.appended = await self.append_prepared(item)
+
+    # ---- freshness
+
+    async def wait_for(
+        self, position: int, *projections: Reference, timeout: float | None = None
+    ) -> None:
+        """Wait until *projections* (all asynchronous ones when none is named) include *position*.
+
+        Raises:
+            AnswerTimedOut: One did not within *timeout* seconds (default: ``wait_timeout``); the
+                message says where each is.
+        """
+        await self.waiting.until(
+            position,
+            self._shards(projections),
+            timeout=self.settings.wait_timeout if timeout is None else timeout,
+        )
+
+    async def catch_up(self, *projections: Reference, timeout: float = 60.0) -> int:
+        """Bring projections up to everything committed by now; the position reached.
+
+        For tests and scripts. Runs this app's projections for as long as that takes, unless the
+        process is a node anyway.
+
+        Raises:
+            AnswerTimedOut: It took longer than *timeout* seconds.
+        """
+        target = await self.pools.control.run(highest_position())
+        shards = self._shards(projections)
+        if not shards:
+            return target
+        started = not self.is_running
+        if started:
+            await self.start()
+        try:
+            await self.waiting.until(target, shards, timeout=timeout)
+        finally:
+            if started:
+                await self.stop()
+        return target
+
+    async def progress(self) -> list[ShardProgress]:
+        """How far every shard of this app is."""
+        return await self.pools.control.run(progress(self.registry.shards()))
+
+    async def rebuild(self, projection: Reference) -> None:
+        """Delete what an asynchronous projection has written and let it begin again from the start.
+
+        Its readers see it empty and growing meanwhile. Whoever runs it is refused from now on
+        and must be started again; this process's node does that by itself.
+        """
+        definition = self.registry.projection(projection)
+        running = self.is_running
+        await self.stop()
+        async with self.pools.work.transaction() as session:
+            await session.run(checkpoints.reset(definition.shard))
+            await session.run(self.requests.empty(definition))
+        if running:
+            await self.start()
+
+    def _shards(self, projections: Iterable[Reference]) -> list[str]:
+        named = list(projections)
+        if not named:
+            return self.registry.shards()
+        found = [self.registry.shard(one) for one in named]
+        stored = set(self.registry.shards())
+        inline = {one.shard for one in self.registry.of(Lifecycle.INLINE)}
+        return [one for one in found if one in stored or one not in inline]

@@ -1,0 +1,64 @@
+"""What an app's declarations become on a node: shards to run, sessions to join."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from strandline.requests import Requests
+from strandline.daemon.batch import DocumentProcessor, Processor
+from strandline.daemon.daemon import Shard
+from strandline.daemon.subscriber import SubscriptionProcessor
+from strandline.errors import InvalidDefinition
+from strandline.postgres.operations import AsyncpgSession, PsycopgSession, Session
+from strandline.postgres.pools import Pool
+from strandline.projections.projection import Lifecycle, Projection
+from strandline.projections.registry import Registry
+from strandline.settings import Settings
+
+
+class Runtime:
+    """The declarations of one registry, ready to run."""
+
+    def __init__(self, registry: Registry, settings: Settings, pool: Pool) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._pool = pool
+        self.requests = Requests(registry, settings)
+
+    def shards(self, begin: Callable[[AsyncpgSession], Any]) -> list[Shard]:
+        """Everything that a node runs; *begin* makes the ``tx`` of subscriptions."""
+        found = [
+            Shard(one.shard, self._processor(one)) for one in self._registry.of(Lifecycle.ASYNC)
+        ]
+        for one in self._registry.subscriptions.values():
+            processor = SubscriptionProcessor(
+                one, self._registry.types, self._pool, self._settings, begin
+            )
+            found.append(Shard(one.shard, processor, one.start))
+        return found
+
+    def session_on(self, connection: Any) -> Session:
+        """A session on the caller's own asynchronous connection.
+
+        Raises:
+            InvalidDefinition: It is neither asyncpg's nor psycopg's.
+        """
+        for step in ("driver_connection", "_con"):  # SQLAlchemy's adapter, asyncpg's pool proxy
+            inner = getattr(connection, step, None)
+            if inner is not None:
+                connection = inner
+        module = type(connection).__module__.partition(".")[0]
+        if module == "asyncpg":
+            return AsyncpgSession(connection, self._settings.schema)
+        if module == "psycopg" and hasattr(connection, "__aenter__"):
+            return PsycopgSession(connection, self._settings.schema)
+        raise InvalidDefinition(
+            f"cannot join a {type(connection).__module__}.{type(connection).__qualname__}:"
+            " pass an asyncpg connection or a psycopg AsyncConnection"
+            " (blocking psycopg connections go to strandline.sync.App.join)"
+        )
+
+    def _processor(self, projection: Projection) -> Processor:
+        documents = self.requests.documents(projection)
+        return DocumentProcessor(documents, self._registry.types, self._pool, self._settings)

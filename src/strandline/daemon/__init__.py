@@ -1,0 +1,1 @@
+"""Runs projections and subscriptions on a node: feed, batches, agents."""

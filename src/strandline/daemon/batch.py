@@ -1,0 +1,125 @@
+"""How a batch of each kind of projection is made and committed, fenced.
+
+States of a batch: *prepared* (folded in memory, nothing written) → *committed*, or thrown away.
+
+Invariant (I1, I3): what a batch writes and the move of its checkpoint are one transaction, and the
+move names epoch, owner and the position it starts from. So a batch is applied exactly once or not
+at all, and never by somebody who no longer owns the shard, whatever crashes in between.
+
+What can go wrong, and what then:
+
+* The fence answers no row: ``CheckpointMoved``; the transaction rolls back, the agent stops.
+* The connection breaks during the commit: nobody knows. The agent re-reads its checkpoint: it is at
+  the batch's ceiling (committed), at its floor (not), or another epoch's (stop).
+* The fold raises: nothing was written; in-memory documents are half changed and thrown away.
+
+The next batch may be prepared while this one commits; its documents then build on states that are
+not committed yet. That is sound because a failed commit throws both away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from strandline.daemon.cache import DocumentCache
+from strandline.daemon.checkpoint import COMMIT_DOCUMENTS, Checkpoint, move
+from strandline.daemon.feed import Appetite, Page
+from strandline.errors import ApplyFailed, StrandlineError
+from strandline.events.codec import EventTypes
+from strandline.postgres.operations import one
+from strandline.postgres.pools import Pool
+from strandline.projections.documents import Documents, Key
+from strandline.projections.fold import PageFold
+from strandline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A page, ready to be committed."""
+
+    page: Page
+    work: Any = None
+
+
+class Processor(Protocol):
+    """Makes and commits the batches of one shard."""
+
+    label: str
+    appetite: Appetite
+    reads_pages: bool
+
+    async def prepare(self, page: Page) -> Batch:
+        """Do everything that can be done before the transaction."""
+        ...
+
+    async def commit(self, batch: Batch, checkpoint: Checkpoint) -> None:
+        """Write the batch and move the checkpoint to its ceiling, in one transaction.
+
+        Raises:
+            CheckpointMoved: Another epoch owns the shard; nothing was written.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Drop what is kept in memory: it may not be what is committed."""
+        ...
+
+
+class DocumentProcessor:
+    """Batches of single- and multi-stream projections."""
+
+    reads_pages = True
+
+    def __init__(
+        self, documents: Documents[Any], types: EventTypes, pool: Pool, settings: Settings
+    ) -> None:
+        self.label = documents.projection.label
+        self.fold = PageFold(documents.projection, types)
+        self.appetite = Appetite(self.fold.names, self.fold.wants_envelope, settings.page_events)
+        self._documents = documents
+        self._pool = pool
+        self._cache = DocumentCache(settings.cached_documents)
+        self._commit = COMMIT_DOCUMENTS.about(table=documents.table)
+
+    async def prepare(self, page: Page) -> Batch:
+        """See ``Processor``."""
+        pieces = self.fold.group(page.rows)
+        if not pieces:
+            return Batch(page)
+        keys: list[Key] = list(dict.fromkeys([piece[0] for piece in pieces]))
+        found, missing = self._cache.take(keys)
+        if missing:
+            found.update(await self._pool.run(self._documents.load(missing)))
+        self.fold.apply(pieces, found)
+        changes = self._documents.changes(found)
+        for document in found.values():
+            document.stored = document.state is not None
+        self._cache.put(found)
+        return Batch(page, changes)
+
+    async def commit(self, batch: Batch, checkpoint: Checkpoint) -> None:
+        """See ``Processor``."""
+        if batch.work is None:
+            await self._pool.run(move(checkpoint, batch.page.ceiling))
+            return
+        saved, gone = batch.work
+        c = checkpoint
+        ceiling = batch.page.ceiling
+        op = one(self._commit, c.shard, c.owner, c.epoch, c.position, ceiling, saved, gone)
+        if await self._pool.run(op) is None:
+            raise checkpoint.lost()
+
+    def forget(self) -> None:
+        """See ``Processor``."""
+        self._cache.clear()
+
+
+def blamed(label: str, error: Exception, positions: Sequence[int] = ()) -> Exception:
+    """*error* as the projection's fault, unless it is one of ours already."""
+    if isinstance(error, StrandlineError):
+        return error
+    failed = ApplyFailed(label, repr(error), position=positions[0] if positions else 0)
+    failed.__cause__ = error
+    return failed

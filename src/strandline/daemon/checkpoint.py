@@ -1,0 +1,110 @@
+"""A shard's checkpoint, fenced: claimed under an epoch, moved only from where it was left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from strandline.errors import CheckpointMoved
+from strandline.postgres.operations import Op, many, none, one
+from strandline.postgres.statements import SqlFile
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer to a claim."""
+
+    epoch: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The checkpoint after a move."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPosition:
+    """Where a shard stands."""
+
+    name: str
+    position: int
+
+
+_sql = SqlFile(__name__)
+CLAIM = _sql.one("claim_shard", Claimed)
+READ_CLAIM = _sql.one("read_claim", Claimed)
+MOVE = _sql.one("move_checkpoint", Moved)
+COMMIT_DOCUMENTS = _sql.one("commit_documents", Moved)
+RESET = _sql.none("reset_shard")
+POSITIONS = _sql.many("read_positions", ShardPosition)
+TELL = _sql.none("tell_status")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The right to process a shard from *position* on, good while no later epoch exists."""
+
+    shard: str
+    owner: UUID
+    epoch: int
+    position: int
+
+    def at(self, position: int) -> Checkpoint:
+        """The same claim at a later position."""
+        return replace(self, position=position)
+
+    def lost(self) -> CheckpointMoved:
+        """The error for a write that the fence refused."""
+        return CheckpointMoved(self.shard, epoch=self.epoch, position=self.position)
+
+
+def claim(shard: str, owner: UUID, *, start: int = 0) -> Op[Checkpoint]:
+    """Become the owner of *shard* under a new epoch; a shard never run begins at *start*."""
+    found = yield from one(CLAIM, shard, owner, start)
+    assert found is not None  # noqa: S101 - an upsert without WHERE always answers a row
+    return Checkpoint(shard, owner, found.epoch, found.position)
+
+
+def reread(checkpoint: Checkpoint) -> Op[Checkpoint]:
+    """Where the shard stands now, after a commit whose outcome is unknown.
+
+    Raises:
+        CheckpointMoved: Another epoch owns it: stop.
+    """
+    found = yield from one(READ_CLAIM, checkpoint.shard, checkpoint.owner, checkpoint.epoch)
+    if found is None:
+        raise checkpoint.lost()
+    return checkpoint.at(found.position)
+
+
+def move(checkpoint: Checkpoint, ceiling: int) -> Op[None]:
+    """Move to *ceiling* inside the session's transaction.
+
+    Raises:
+        CheckpointMoved: Another epoch owns the shard: roll back and stop.
+    """
+    c = checkpoint
+    moved = yield from one(MOVE, c.shard, c.owner, c.epoch, c.position, ceiling)
+    if moved is None:
+        raise checkpoint.lost()
+
+
+def reset(shard: str) -> Op[None]:
+    """Send *shard* back to the beginning; its present owner is refused from now on."""
+    yield from none(RESET, shard)
+
+
+def positions(shards: list[str]) -> Op[dict[str, int]]:
+    """The positions of *shards*; those never claimed are missing."""
+    rows = yield from many(POSITIONS, shards)
+    return {row.name: row.position for row in rows}
+
+
+def tell(
+    shard: str, state: str, *, node: str, reason: str = "", failure: str | None = None, rate: float = 0
+) -> Op[None]:
+    """Write down how an agent is doing, for people."""
+    yield from none(TELL, shard, state, node, reason, failure, rate)

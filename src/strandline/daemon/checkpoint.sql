@@ -1,0 +1,58 @@
+-- Checkpoints: every write names the epoch it was claimed under and the position it starts from.
+
+-- name: claim_shard(name text, owner uuid, start bigint) :one
+-- Makes the caller the shard's owner under a new epoch, from where the last one left it.
+-- plan: shards_pkey
+INSERT INTO {schema}.shards AS s (name, position, epoch, owner, claimed_at)
+VALUES ($1, $3, 1, $2, clock_timestamp())
+ON CONFLICT (name) DO UPDATE
+   SET epoch = s.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
+RETURNING epoch, position;
+
+-- name: read_claim(name text, owner uuid, epoch bigint) :one
+-- Where the shard stands, while it is still the caller's. No row: another epoch owns it.
+-- plan: shards_pkey
+SELECT epoch, position FROM {schema}.shards WHERE name = $1 AND owner = $2 AND epoch = $3;
+
+-- name: move_checkpoint(name text, owner uuid, epoch bigint, floor bigint, ceiling bigint) :one
+-- No row: the shard was claimed by another epoch, or is not at floor; the caller must roll back.
+-- plan: shards_pkey
+UPDATE {schema}.shards SET position = $5
+ WHERE name = $1 AND owner = $2 AND epoch = $3 AND position = $4
+RETURNING position;
+
+-- name: commit_documents(name text, owner uuid, epoch bigint, floor bigint, ceiling bigint, documents text, gone text) :one
+-- A whole batch of documents and its checkpoint in one statement: one round trip, one commit.
+-- No row: another epoch owns the shard; nothing was written.
+WITH fence AS (
+    UPDATE {schema}.shards SET position = $5
+     WHERE name = $1 AND owner = $2 AND epoch = $3 AND position = $4
+    RETURNING position
+), saved AS (
+    INSERT INTO {schema}.{table} (tenant, id, data, version, position)
+    SELECT r.t, r.i, r.d, r.v, r.p
+      FROM jsonb_to_recordset($6::text::jsonb) AS r(t text, i text, d jsonb, v bigint, p bigint)
+     WHERE EXISTS (SELECT FROM fence)
+    ON CONFLICT (tenant, id) DO UPDATE
+       SET data = excluded.data, version = excluded.version, position = excluded.position
+), gone AS (
+    DELETE FROM {schema}.{table} d
+     USING jsonb_to_recordset($7::text::jsonb) AS r(t text, i text)
+     WHERE d.tenant = r.t AND d.id = r.i AND EXISTS (SELECT FROM fence)
+)
+SELECT position FROM fence;
+
+-- name: reset_shard(name text) :none
+-- Back to the beginning under a new epoch without an owner: whoever runs it now is refused.
+-- plan: shards_pkey
+UPDATE {schema}.shards SET position = 0, epoch = epoch + 1, owner = NULL WHERE name = $1;
+
+-- name: read_positions(names text[]) :many
+SELECT name, position FROM {schema}.shards WHERE name = ANY ($1);
+
+-- name: tell_status(name text, state text, node text, reason text, failure text, rate real) :none
+INSERT INTO {schema}.shard_status AS s (name, state, node, reason, failure, rate)
+VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
+ON CONFLICT (name) DO UPDATE
+   SET state = excluded.state, node = excluded.node, reason = excluded.reason,
+       failure = excluded.failure, rate = excluded.rate, changed_at = clock_timestamp();

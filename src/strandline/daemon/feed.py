@@ -1,0 +1,147 @@
+"""One loader per database and node, shared by all agents there.
+
+An agent asks for the page after its position. Near the mark all agents ask for the same events,
+so such a page is fetched and decoded once and handed to each. Far behind, an agent gets pages of
+its own, filtered by type inside PostgreSQL. A page never reaches beyond the high-water mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from strandline.errors import EventFailure
+from strandline.events.codec import EventTypes
+from strandline.postgres.operations import Call, Op, Rows
+from strandline.postgres.pools import Pool
+from strandline.postgres.statements import SqlFile
+from strandline.projections.fold import DATA, POSITION, TYPE, Row
+from strandline.settings import Settings
+
+KEPT_PAGES = 4  # agents at the head are at most a few pages apart
+WINDOW = 200_000  # positions a filtered page looks through, so that rare types cannot time out
+FIRST_PAGE = 256  # events, until the size of this log's events is known
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events after *floor*; with them everything up to *ceiling* is seen.
+
+    In a shared page the data of registered types is decoded already.
+    """
+
+    floor: int
+    ceiling: int
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Appetite:
+    """What an agent wants in its pages: types (None: all), envelope columns, events at the most."""
+
+    names: tuple[str, ...] | None
+    full: bool
+    most: int
+
+
+_sql = SqlFile(__name__)
+SHARED = _sql.many("shared_page", tuple)
+LEAN = _sql.many("lean_page", tuple)
+FULL = _sql.many("full_page", tuple)
+
+
+class Feed:
+    """Pages of events up to the mark, and the news that the mark has moved."""
+
+    def __init__(self, pool: Pool, types: EventTypes, settings: Settings) -> None:
+        self.mark = 0
+        self._pool = pool
+        self._types = types
+        self._settings = settings
+        self._moved = asyncio.Event()
+        self._shared: OrderedDict[int, asyncio.Task[Page]] = OrderedDict()
+        self._event_bytes = 0.0  # mean JSON size seen lately
+        self.agents = 0
+
+    def move(self, mark: int) -> None:
+        """The mark is at *mark* now; wakes every agent that waits."""
+        if mark > self.mark:
+            self.mark = mark
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
+
+    def wake(self) -> None:
+        """Let every waiting agent look again, though the mark has not moved."""
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    async def beyond(self, position: int) -> None:
+        """Wait until the mark is beyond *position*, or ``wake`` is called."""
+        if self.mark <= position:
+            await self._moved.wait()
+
+    async def page(self, after: int, appetite: Appetite) -> Page:
+        """The page after position *after*; empty when the mark is not beyond it.
+
+        Raises:
+            Unavailable: The database did not answer; ask again.
+        """
+        mark = self.mark
+        if after >= mark:
+            return Page(after, after, ())
+        if self.agents > 1 and mark - after <= self._settings.page_events:
+            return await self._at_the_head(after, mark)
+        most = self._limit(appetite.most)
+        if appetite.names is None:
+            rows = await self._pool.run(_rows(SHARED, after, mark, most))
+        else:
+            statement = FULL if appetite.full else LEAN
+            mark = min(mark, after + WINDOW)
+            rows = await self._pool.run(_rows(statement, after, mark, most, list(appetite.names)))
+        return self._page(after, mark, most, rows)
+
+    async def _at_the_head(self, after: int, mark: int) -> Page:
+        task = self._shared.get(after)
+        if task is not None and task.done() and (task.cancelled() or task.exception()):
+            task = None
+        if task is None or (task.done() and task.result().ceiling < mark and not task.result().rows):
+            task = asyncio.create_task(self._fetch_shared(after, mark))
+            self._shared[after] = task
+            while len(self._shared) > KEPT_PAGES:
+                self._shared.popitem(last=False)
+        return await asyncio.shield(task)
+
+    async def _fetch_shared(self, after: int, mark: int) -> Page:
+        most = self._limit(self._settings.page_events)
+        rows = await self._pool.run(_rows(SHARED, after, mark, most))
+        page = self._page(after, mark, most, rows)
+        return Page(page.floor, page.ceiling, [self._decoded(row) for row in rows])
+
+    def _decoded(self, row: Row) -> Row:
+        name = row[TYPE]
+        if name not in self._types.decoders:
+            return row
+        try:
+            event = self._types.decode(name, row[DATA])
+        except EventFailure:
+            return row  # an agent that wants it will meet the error, and say so
+        return (*row[:DATA], event, *row[DATA + 1 :])
+
+    def _page(self, after: int, mark: int, most: int, rows: Rows) -> Page:
+        if rows:
+            sample = rows[:: max(1, len(rows) // 16)]
+            mean = sum(len(row[DATA]) for row in sample) / len(sample)
+            self._event_bytes = max(mean, 0.5 * (self._event_bytes + mean))
+        return Page(after, mark if len(rows) < most else rows[-1][POSITION], rows)
+
+    def _limit(self, most: int) -> int:
+        if not self._event_bytes:
+            return min(most, FIRST_PAGE)
+        return max(1, min(most, int(self._settings.page_bytes / self._event_bytes)))
+
+
+def _rows(statement: Any, *arguments: Any) -> Op[Rows]:
+    return (yield Call(statement, arguments))

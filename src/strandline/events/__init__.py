@@ -1,0 +1,1 @@
+"""The event store: append, read, the high-water mark."""

@@ -1,0 +1,1 @@
+"""What projections and subscriptions are, not how they run: definitions, folds, documents."""

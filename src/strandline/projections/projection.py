@@ -1,0 +1,84 @@
+"""What every projection has: a name, a version, a lifecycle, and its shards' and tables' names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from strandline.errors import InvalidDefinition
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+class Lifecycle(StrEnum):
+    """When a projection is brought up to date."""
+
+    LIVE = "live"  # folded on demand, stored nowhere
+    INLINE = "inline"  # in the transaction of the append
+    ASYNC = "async"  # by a node, in the background
+
+
+class Projection:
+    """A named, versioned rule from events to a read model.
+
+    Attributes:
+        indexes: Fields of the document to index, as ``"owner"`` or ``"address.city"``; ``"*"``
+            indexes everything for containment queries.
+    """
+
+    name: str = ""
+    version: int = 1
+    lifecycle: Lifecycle = Lifecycle.ASYNC
+    kind: ClassVar[str] = ""
+    indexes: ClassVar[tuple[str, ...]] = ()
+
+    def named(self, name: str, version: int, lifecycle: str) -> None:
+        """Give the definition its name; called by ``app.projection``.
+
+        Raises:
+            InvalidDefinition: A part of it cannot be used.
+        """
+        self.name = checked_name(name)
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= 9999:
+            raise InvalidDefinition(f"projection {name!r}: version {version!r} is not 1 to 9999")
+        self.version = version
+        try:
+            self.lifecycle = Lifecycle(lifecycle)
+        except ValueError:
+            raise InvalidDefinition(
+                f"projection {name!r}: lifecycle {lifecycle!r} is not live, inline or async"
+            ) from None
+
+    @property
+    def label(self) -> str:
+        """Name and version, e.g. ``orders:v2``."""
+        return f"{self.name}:v{self.version}"
+
+    @property
+    def shard(self) -> str:
+        """The name of its shard, e.g. ``orders:v2:all``."""
+        return f"{self.label}:all"
+
+    @property
+    def table(self) -> str:
+        """The name of the table its documents or rows are in; empty when it has none."""
+        return ""
+
+    def bind(self, types: Any, names: Mapping[str, Any] | None) -> None:
+        """Find the handlers and check them against the registered events."""
+        raise NotImplementedError(f"{type(self).__name__} is not a kind of projection")
+
+
+def checked_name(name: object) -> str:
+    """*name*, if a projection or subscription can have it.
+
+    Raises:
+        InvalidDefinition: It is not 1 to 40 of a-z, 0-9 and _, beginning with a letter.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidDefinition(
+            f"{name!r} is not a name: 1 to 40 of a-z, 0-9 and _, beginning with a letter"
+        )
+    return name

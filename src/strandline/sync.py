@@ -1,0 +1,329 @@
+"""Blocking twins of the request-style API, for Django, Flask and scripts.
+
+The same operations run on psycopg connections; what runs in the background (nodes, the daemon)
+is asynchronous only. Needs the extra ``sync``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from strandline.daemon.progress import POLL, behind
+from strandline.daemon.checkpoint import positions
+from strandline.errors import AnswerTimedOut, InvalidDefinition, NotOpen
+from strandline.events import read as reading
+from strandline.events.event import (
+    ANY,
+    DEFAULT_TENANT,
+    Appended,
+    Metadata,
+    RecordedEvent,
+    StreamState,
+)
+from strandline.postgres import migrations
+from strandline.postgres.blocking import BlockingPool
+from strandline.postgres.operations import BlockingSession, Call, Op, Rows
+from strandline.postgres.statements import verbatim
+from strandline.projections.registry import Reference, Registry
+from strandline.registration import Registration
+from strandline.requests import Requests
+from strandline.settings import load
+
+
+class Transaction:
+    """Works inside the transaction its connection is in. Whoever opened that ends it."""
+
+    def __init__(self, session: BlockingSession, requests: Requests) -> None:
+        self._session = session
+        self._requests = requests
+
+    def append(
+        self,
+        stream: str,
+        events: Any,
+        *,
+        expected: int = ANY,
+        tenant: str = DEFAULT_TENANT,
+        stream_type: str | None = None,
+        metadata: Metadata | Mapping[str, Any] | None = None,
+        ids: Sequence[UUID | str] | None = None,
+    ) -> Appended:
+        """Append to one stream; see ``strandline.App.append``."""
+        item = self._requests.prepare(
+            stream,
+            events,
+            expected=expected,
+            tenant=tenant,
+            stream_type=stream_type,
+            metadata=metadata,
+            ids=ids,
+        )
+        return self._session.run(self._requests.append([item]))[0]
+
+    def append_many(
+        self, appends: Iterable[tuple[str, Any] | tuple[str, Any, int]], **options: Any
+    ) -> list[Appended]:
+        """Append to several streams, all or none; see ``strandline.App.append_many``."""
+        return self._session.run(
+            self._requests.append(self._requests.prepare_many(appends, **options))
+        )
+
+    def read_stream(self, stream: str, **options: Any) -> list[RecordedEvent[Any]]:
+        """The events of one stream; see ``strandline.App.read_stream``."""
+        types = self._requests.registry.types
+        return self._session.run(reading.read_stream(stream, types=types, **options))
+
+    def stream_state(self, stream: str, *, tenant: str = DEFAULT_TENANT) -> StreamState | None:
+        """A stream without its events; None when it does not exist."""
+        return self._session.run(reading.stream_state(stream, tenant=tenant))
+
+    def get(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
+        """The document *name*; see ``strandline.App.get``."""
+        return self._session.run(self._requests.get(projection, name, tenant=tenant))
+
+    def find(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
+        """The document *name*, or None."""
+        return self._session.run(self._requests.find(projection, [name], tenant=tenant)).get(name)
+
+    def live(
+        self,
+        projection: Reference,
+        stream: str,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        version: int | None = None,
+        at: datetime | None = None,
+    ) -> Any:
+        """A single-stream projection folded now; see ``strandline.App.live``."""
+        op = self._requests.live(projection, stream, tenant=tenant, version=version, at=at)
+        return self._session.run(op)[0]
+
+    def execute(self, sql: str, *arguments: Any) -> None:
+        """Run your own SQL (parameters ``$1, $2 ...``) in the transaction."""
+        self._session.run(_own(sql, arguments))
+
+    def fetch(self, sql: str, *arguments: Any) -> list[Any]:
+        """Run your own query in the transaction; its rows."""
+        return list(self._session.run(_own(sql, arguments)))
+
+    @property
+    def connection(self) -> Any:
+        """The psycopg connection."""
+        return self._session.connection
+
+
+class App(Registration):
+    """The blocking twin of ``strandline.App``: the same declarations, the same requests.
+
+    Args:
+        name: Names the app.
+        database_url: PostgreSQL to use; ``STRANDLINE_DATABASE_URL`` when None, else an embedded server.
+        registry: Declarations of another app to share: ``sync.App("shop", registry=app.registry)``.
+        toml: A file with settings.
+        settings: Any option of ``strandline.settings.Settings``.
+    """
+
+    def __init__(
+        self,
+        name: str = "app",
+        database_url: str | None = None,
+        *,
+        registry: Registry | None = None,
+        toml: Path | str | None = None,
+        **settings: Any,
+    ) -> None:
+        given = {"database_url": database_url, **settings}
+        self.name = name
+        self.settings = load(given, toml=Path(toml) if toml else None)
+        self.registry = registry or Registry()
+        self._server: Any = None
+        self._pool: BlockingPool | None = None
+        self._requests: Requests | None = None
+
+    def open(self) -> None:
+        """Start the embedded server if there is no other, migrate, open the pool."""
+        if self._pool is not None:
+            return
+        pool = BlockingPool(self.settings.database_url or self._embedded(), self.settings)
+        pool.open()
+        try:
+            self.registry.bind()
+            self._requests = Requests(self.registry, self.settings)
+            schema = self.settings.schema
+            if self.settings.migrate_at_start:
+                with pool.transaction() as session:
+                    session.run(migrations.apply(schema))
+                    session.run(self._requests.create_read_models())
+            else:
+                pool.run(migrations.check(schema))
+        except BaseException:
+            pool.close()
+            raise
+        self._pool = pool
+
+    def close(self) -> None:
+        """Close the pool, and the embedded server if nobody else uses it."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+
+    def __enter__(self) -> Self:
+        """Open."""
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """One PostgreSQL transaction: commits at the end of the block, or rolls back."""
+        with self._opened.transaction() as session:
+            yield Transaction(session, self.requests)
+
+    def join(self, connection: Any) -> Transaction:
+        """Take part in the transaction of your own psycopg connection.
+
+        Also takes what has such a connection behind ``connection`` (Django) or
+        ``driver_connection`` (SQLAlchemy).
+        """
+        for step in ("driver_connection", "connection"):
+            inner = getattr(connection, step, None)
+            if inner is not None and not hasattr(connection, "info"):
+                connection = inner
+        if type(connection).__module__.partition(".")[0] != "psycopg":
+            raise InvalidDefinition(
+                f"cannot join a {type(connection).__module__}.{type(connection).__qualname__}:"
+                " pass a blocking psycopg connection"
+            )
+        return Transaction(BlockingSession(connection, self.settings.schema), self.requests)
+
+    def append(
+        self,
+        stream: str,
+        events: Any,
+        *,
+        expected: int = ANY,
+        tenant: str = DEFAULT_TENANT,
+        stream_type: str | None = None,
+        metadata: Metadata | Mapping[str, Any] | None = None,
+        ids: Sequence[UUID | str] | None = None,
+    ) -> Appended:
+        """Append one event, or several in order; see ``strandline.App.append``."""
+        with self.transaction() as tx:
+            return tx.append(
+                stream,
+                events,
+                expected=expected,
+                tenant=tenant,
+                stream_type=stream_type,
+                metadata=metadata,
+                ids=ids,
+            )
+
+    def append_many(
+        self, appends: Iterable[tuple[str, Any] | tuple[str, Any, int]], **options: Any
+    ) -> list[Appended]:
+        """Append to several streams, all or none; see ``strandline.App.append_many``."""
+        with self.transaction() as tx:
+            return tx.append_many(appends, **options)
+
+    def read_stream(self, stream: str, **options: Any) -> list[RecordedEvent[Any]]:
+        """The events of one stream; see ``strandline.App.read_stream``."""
+        types = self.registry.types
+        return self._opened.run(reading.read_stream(stream, types=types, **options))
+
+    def stream_state(self, stream: str, *, tenant: str = DEFAULT_TENANT) -> StreamState | None:
+        """A stream without its events; None when it does not exist."""
+        return self._opened.run(reading.stream_state(stream, tenant=tenant))
+
+    def get(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
+        """The document *name*; see ``strandline.App.get``."""
+        return self._opened.run(self.requests.get(projection, name, tenant=tenant))
+
+    def find(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
+        """The document *name*, or None."""
+        return self._opened.run(self.requests.find(projection, [name], tenant=tenant)).get(name)
+
+    def query(
+        self,
+        projection: Reference,
+        where: Mapping[str, Any] | str | None = None,
+        *arguments: Any,
+        tenant: str = DEFAULT_TENANT,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> list[tuple[str, Any]]:
+        """Ids and documents that fit *where*; see ``strandline.App.query``."""
+        op = self.requests.query(
+            projection, where, arguments, tenant=tenant, order_by=order_by, limit=limit
+        )
+        return self._opened.run(op)
+
+    def live(
+        self,
+        projection: Reference,
+        stream: str,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        version: int | None = None,
+        at: datetime | None = None,
+    ) -> Any:
+        """A single-stream projection folded now; see ``strandline.App.live``."""
+        op = self.requests.live(projection, stream, tenant=tenant, version=version, at=at)
+        return self._opened.run(op)[0]
+
+    def wait_for(
+        self, position: int, *projections: Reference, timeout: float | None = None
+    ) -> None:
+        """Wait until *projections* include *position*; see ``strandline.App.wait_for``."""
+        shards = [self.registry.shard(one) for one in projections] or self.registry.shards()
+        seconds = self.settings.wait_timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        while True:
+            known = self._opened.run(positions(shards))
+            if all(known.get(name, -1) >= position for name in shards):
+                return
+            if time.monotonic() >= deadline:
+                raise AnswerTimedOut(behind(position, shards, known, seconds))
+            time.sleep(POLL)
+
+    @property
+    def requests(self) -> Requests:
+        """The operations of this app."""
+        if self._requests is None:
+            raise NotOpen(f"app {self.name!r} is not open: use `with app:` or app.open()")
+        return self._requests
+
+    @property
+    def _opened(self) -> BlockingPool:
+        if self._pool is None:
+            raise NotOpen(f"app {self.name!r} is not open: use `with app:` or app.open()")
+        return self._pool
+
+    def _embedded(self) -> str:
+        from strandline.postgres.embedded import Embedded
+
+        self._server = Embedded(self.settings.embedded_dir or None, app=self.name)
+        url: str = self._server.start().url
+        return url
+
+
+def _own(sql: str, arguments: tuple[Any, ...]) -> Op[Rows]:
+    return (yield Call(verbatim(sql), arguments))

@@ -19,6 +19,8 @@ from strandline.projections.multi_stream import MultiStream
 from strandline.projections.projection import Lifecycle, Projection
 from strandline.projections.registry import Reference, Registry
 from strandline.projections.single_stream import SingleStream
+from strandline.projections.table import TableRows
+from strandline.projections.table_declaration import Table
 from strandline.settings import Settings
 
 S = TypeVar("S")
@@ -30,18 +32,31 @@ class Requests:
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self.registry = registry
         self.settings = settings
-        self._documents: dict[str, Documents[Any]] = {}
+        self._models: dict[str, Documents[Any] | TableRows] = {}
         self.inlines = [self._inline(one) for one in registry.of(Lifecycle.INLINE)]
 
     def create_read_models(self) -> Op[None]:
         """Make the tables of every stored projection, unless they are there."""
         for projection in self.registry.projections.values():
             if projection.lifecycle is not Lifecycle.LIVE:
-                yield from self.documents(projection).create()
+                yield from self.model(projection).create()
 
     def empty(self, reference: Reference) -> Op[None]:
         """Delete everything that a projection has written."""
-        yield from self.documents(reference).empty()
+        yield from self.model(reference).empty()
+
+    def model(self, reference: Reference) -> Documents[Any] | TableRows:
+        """What a stored projection writes.
+
+        Raises:
+            UnknownProjection: It is not registered.
+            InvalidDefinition: It is live.
+        """
+        projection = self.registry.projection(reference)
+        found = self._models.get(projection.name)
+        if found is None:
+            found = self._models[projection.name] = _model(projection)
+        return found
 
     # ---- events
 
@@ -107,14 +122,23 @@ class Requests:
             UnknownProjection: It is not registered.
             InvalidDefinition: It keeps no documents.
         """
-        projection = self.registry.projection(reference)
-        found = self._documents.get(projection.name)
-        if found is None:
-            if not isinstance(projection, SingleStream | MultiStream):
-                raise InvalidDefinition(f"{projection.label} is a {projection.kind}: no documents")
-            if projection.lifecycle is Lifecycle.LIVE:
-                raise InvalidDefinition(f"{projection.label} is live: ask app.live(...) for it")
-            found = self._documents[projection.name] = Documents(projection)
+        found = self.model(reference)
+        if not isinstance(found, Documents):
+            raise InvalidDefinition(f"{found.label} is a table: ask app.rows(...) for its rows")
+        return found
+
+    def table(self, reference: Reference) -> TableRows:
+        """The rows of a table projection.
+
+        Raises:
+            UnknownProjection: It is not registered.
+            InvalidDefinition: It is no table.
+        """
+        found = self.model(reference)
+        if not isinstance(found, TableRows):
+            raise InvalidDefinition(
+                f"{found.projection.label} keeps documents: ask app.query(...) for them"
+            )
         return found
 
     def find(self, reference: Reference, ids: Sequence[str], *, tenant: str) -> Op[dict[str, Any]]:
@@ -192,9 +216,11 @@ class Requests:
                 return state, last
 
     def _inline(self, projection: Projection) -> Inline:
-        fold = PageFold(self.documents(projection).projection, self.registry.types)
-        turns = isinstance(projection, MultiStream)
-        return InlineDocuments(self.documents(projection), fold, takes_turns=turns)
+        model = self.model(projection)
+        if isinstance(model, TableRows):
+            return model
+        fold = PageFold(model.projection, self.registry.types)
+        return InlineDocuments(model, fold, takes_turns=isinstance(projection, MultiStream))
 
     def _single(self, reference: Reference) -> SingleStream[Any]:
         projection: Projection = self.registry.projection(reference)
@@ -204,6 +230,16 @@ class Requests:
                 " can be folded live, since only there the stream names all events"
             )
         return projection
+
+
+def _model(projection: Projection) -> Documents[Any] | TableRows:
+    if projection.lifecycle is Lifecycle.LIVE:
+        raise InvalidDefinition(f"{projection.label} is live: ask app.live(...) for it")
+    if isinstance(projection, Table):
+        return TableRows(projection)
+    if isinstance(projection, SingleStream | MultiStream):
+        return Documents(projection)
+    raise InvalidDefinition(f"{projection.label}: a {projection.kind} stores nothing of its own")
 
 
 LIVE_PAGE = 1000  # events folded at once, so that a long stream needs little memory

@@ -24,7 +24,7 @@ class Settings:
     """All options of an app. Each is read from ``STRANDLINE_<NAME>`` too; durations are seconds."""
 
     database_url: str = option("", "PostgreSQL to use; empty starts an embedded server")
-    embedded_dir: str = option("", "folder of the embedded server; empty: one per app, per user")
+    embedded_dir: str = option("", "folder of embedded servers, one below it per app; empty: the user's data folder")
     schema: str = option("strandline", "PostgreSQL schema that holds all tables")
     migrate_at_start: bool = option(True, "apply missing migrations when the app opens")
 
@@ -68,10 +68,14 @@ class Settings:
         for one in fields(self):
             least = one.metadata["least"]
             value = getattr(self, one.name)
-            if least is not None and value < least:
+            if least is not None and not value >= least:  # NaN is refused too
                 raise InvalidSetting(one.name, value, f"must be at least {least}")
         if not self.schema or "\0" in self.schema or len(self.schema.encode()) > 63:
             raise InvalidSetting("schema", self.schema, "1 to 63 bytes, no NUL")
+
+    def embedded_folder(self, app: str) -> Path | None:
+        """The folder of *app*'s embedded server; None for the user's data folder."""
+        return Path(self.embedded_dir) / app if self.embedded_dir else None
 
 
 def load(

@@ -305,6 +305,11 @@ class App(Registration):
             time.sleep(POLL)
 
     @property
+    def is_open(self) -> bool:
+        """Whether it can be used."""
+        return self._pool is not None
+
+    @property
     def requests(self) -> Requests:
         """The operations of this app."""
         if self._requests is None:
@@ -320,7 +325,7 @@ class App(Registration):
     def _embedded(self) -> str:
         from strandline.postgres.embedded import Embedded
 
-        self._server = Embedded(self.settings.embedded_dir or None, app=self.name)
+        self._server = Embedded(self.settings.embedded_folder(self.name), app=self.name)
         url: str = self._server.start().url
         return url
 

@@ -138,10 +138,15 @@ class App(Registration, EventFace, ModelFace):
 
     # ---- being a node
 
-    async def start(self) -> None:
-        """Run the app's projections and subscriptions in this process, until ``stop``."""
+    async def start(self, *projections: Any) -> None:
+        """Run the app's projections and subscriptions in this process, until ``stop``.
+
+        Args:
+            projections: Only these, by class, function or name; all when none is named.
+        """
         if self._daemon is not None:
             return
+        chosen = {self.registry.shard(one) for one in projections}
         runtime, pools = self._opened(self._runtime), self._opened(self._pools)
         wiring = Wiring(
             pools=pools,
@@ -155,10 +160,18 @@ class App(Registration, EventFace, ModelFace):
         self._daemon = Daemon(
             wiring,
             Feed(pools.work, self.registry.types, self.settings),
-            runtime.shards(self._begin),
+            [
+                shard
+                for shard in runtime.shards(self._begin)
+                if not chosen or shard.name in chosen
+            ],
             on_progress=self._opened(self._waiting).wake,
         )
-        await self._daemon.start()
+        try:
+            await self._daemon.start()
+        except BaseException:
+            self._daemon = None
+            raise
 
     async def stop(self, *, timeout: float | None = None) -> None:
         """Stop running them: each finishes its batch under way within *timeout* seconds."""
@@ -287,7 +300,7 @@ class App(Registration, EventFace, ModelFace):
     async def _embedded(self) -> str:
         from strandline.postgres.embedded import Embedded
 
-        self._server = Embedded(self.settings.embedded_dir or None, app=self.name)
+        self._server = Embedded(self.settings.embedded_folder(self.name), app=self.name)
         server = await asyncio.to_thread(self._server.start)
         url: str = server.url
         return url

@@ -17,6 +17,7 @@ from strandline.events.event import (
     RecordedEvent,
     StreamState,
 )
+from strandline.events.gaps import highest_position
 from strandline.events.store import EventStore
 
 if TYPE_CHECKING:
@@ -135,6 +136,10 @@ class EventFace:
     ) -> StreamState | None:
         """A stream without its events; None when it does not exist."""
         return await self.store.stream_state(stream, tenant=tenant)
+
+    async def highest_position(self) -> int:
+        """The position of the newest committed event; 0 when there is none."""
+        return await self.pools.control.run(highest_position())
 
     async def archive(self, stream: str, *, tenant: str = DEFAULT_TENANT) -> StreamState:
         """Refuse further events on *stream*. Its events stay, and stay readable.

@@ -11,6 +11,7 @@ from strandline.requests import Requests
 from strandline.events.append import Append
 from strandline.daemon import checkpoint as checkpoints
 from strandline.daemon.progress import ShardProgress, Waiting, progress
+from strandline.errors import InvalidDefinition
 from strandline.events.event import DEFAULT_TENANT, NO_STREAM, Appended
 from strandline.events.gaps import highest_position
 from strandline.projections.projection import Lifecycle
@@ -52,7 +53,7 @@ class ModelFace:
         @property
         def is_running(self) -> bool: ...
         async def append_prepared(self, item: Append) -> Appended: ...
-        async def start(self) -> None: ...
+        async def start(self, *projections: Any) -> None: ...
         async def stop(self, *, timeout: float | None = None) -> None: ...
 
     async def get(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
@@ -107,9 +108,38 @@ class ModelFace:
         *arguments: Any,
         tenant: str = DEFAULT_TENANT,
     ) -> int:
-        """How many documents fit *where*; see ``query``."""
-        documents = self.requests.documents(projection)
-        return await self.pools.work.run(documents.count(where, arguments, tenant=tenant))
+        """How many documents or rows fit *where*; see ``query`` and ``rows``."""
+        model = self.requests.model(projection)
+        return await self.pools.work.run(model.count(where, arguments, tenant=tenant))
+
+    async def rows(
+        self,
+        projection: Reference,
+        where: Mapping[str, Any] | str | None = None,
+        *arguments: Any,
+        tenant: str = DEFAULT_TENANT,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> list[Any]:
+        """The rows of a table projection that fit *where*, ordered by key unless told otherwise.
+
+        Args:
+            projection: Whose rows; each has the declared columns as attributes.
+            where: ``{"country": "NL"}``: these columns have these values; or SQL over the columns:
+                ``"balance > $1"``. SQL is yours: never put input of users into it.
+            arguments: ``$1, $2 ...`` of an SQL *where*.
+            tenant: Whose rows.
+            order_by: SQL, e.g. ``"balance DESC"``.
+            limit: At most so many.
+        """
+        op = self.requests.table(projection).query(
+            where, arguments, tenant=tenant, order_by=order_by, limit=limit
+        )
+        return await self.pools.work.run(op)
+
+    async def row(self, projection: Reference, key: Any, *, tenant: str = DEFAULT_TENANT) -> Any:
+        """The row of a table projection under *key* (a tuple of several key columns), or None."""
+        return await self.pools.work.run(self.requests.table(projection).find(key, tenant=tenant))
 
     async def live(
         self,
@@ -170,8 +200,8 @@ class ModelFace:
     async def catch_up(self, *projections: Reference, timeout: float = 60.0) -> int:
         """Bring projections up to everything committed by now; the position reached.
 
-        For tests and scripts. Runs this app's projections for as long as that takes, unless the
-        process is a node anyway.
+        For tests and scripts. Runs these projections (all when none is named) for as long as that
+        takes, unless the process is a node anyway; a node elsewhere loses them.
 
         Raises:
             AnswerTimedOut: It took longer than *timeout* seconds.
@@ -182,7 +212,7 @@ class ModelFace:
             return target
         started = not self.is_running
         if started:
-            await self.start()
+            await self.start(*projections)
         try:
             await self.waiting.until(target, shards, timeout=timeout)
         finally:
@@ -199,10 +229,21 @@ class ModelFace:
 
         Its readers see it empty and growing meanwhile. Whoever runs it is refused from now on
         and must be started again; this process's node does that by itself.
+
+        Raises:
+            InvalidDefinition: It is inline or live.
         """
         definition = self.registry.projection(projection)
+        if definition.lifecycle is not Lifecycle.ASYNC:
+            raise InvalidDefinition(
+                f"{definition.label} is {definition.lifecycle}: only asynchronous projections can be"
+                " rebuilt"
+            )
         running = self.is_running
         await self.stop()
+        # Refuses whoever runs it before the table is locked: a batch that waits for the shard's
+        # row holds the table, and would deadlock with the statements below.
+        await self.pools.work.run(checkpoints.reset(definition.shard))
         async with self.pools.work.transaction() as session:
             await session.run(checkpoints.reset(definition.shard))
             await session.run(self.requests.empty(definition))
@@ -214,6 +255,5 @@ class ModelFace:
         if not named:
             return self.registry.shards()
         found = [self.registry.shard(one) for one in named]
-        stored = set(self.registry.shards())
-        inline = {one.shard for one in self.registry.of(Lifecycle.INLINE)}
-        return [one for one in found if one in stored or one not in inline]
+        run = set(self.registry.shards())
+        return [one for one in found if one in run]  # inline and live ones are never behind

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from strandline.requests import Requests
-from strandline.daemon.batch import DocumentProcessor, Processor
+from strandline.daemon.batch import DocumentProcessor, Processor, TableProcessor
 from strandline.daemon.daemon import Shard
 from strandline.daemon.subscriber import SubscriptionProcessor
 from strandline.errors import InvalidDefinition
@@ -14,6 +14,7 @@ from strandline.postgres.operations import AsyncpgSession, PsycopgSession, Sessi
 from strandline.postgres.pools import Pool
 from strandline.projections.projection import Lifecycle, Projection
 from strandline.projections.registry import Registry
+from strandline.projections.table import TableRows
 from strandline.settings import Settings
 
 
@@ -60,5 +61,7 @@ class Runtime:
         )
 
     def _processor(self, projection: Projection) -> Processor:
-        documents = self.requests.documents(projection)
-        return DocumentProcessor(documents, self._registry.types, self._pool, self._settings)
+        model = self.requests.model(projection)
+        if isinstance(model, TableRows):
+            return TableProcessor(model, self._pool, self._settings)
+        return DocumentProcessor(model, self._registry.types, self._pool, self._settings)

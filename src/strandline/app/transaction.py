@@ -10,7 +10,7 @@ from uuid import UUID
 from strandline.requests import Requests
 from strandline.events import read as reading
 from strandline.events.event import ANY, DEFAULT_TENANT, Appended, Metadata, RecordedEvent, StreamState
-from strandline.postgres.operations import Call, Op, Rows, Session
+from strandline.postgres.operations import AsyncpgSession, Call, Op, Rows, Session
 from strandline.postgres.statements import verbatim
 from strandline.projections.registry import Reference
 
@@ -106,6 +106,8 @@ class Transaction:
     @property
     def connection(self) -> Any:
         """The driver's connection, for what has no method here."""
+        if isinstance(self._session, AsyncpgSession):
+            self._session.doubtful = True  # its failures are not seen here
         return self._session.connection
 
 

@@ -32,6 +32,7 @@ from strandline.postgres.operations import one
 from strandline.postgres.pools import Pool
 from strandline.projections.documents import Documents, Key
 from strandline.projections.fold import PageFold
+from strandline.projections.table import TableRows
 from strandline.settings import Settings
 
 
@@ -114,6 +115,40 @@ class DocumentProcessor:
     def forget(self) -> None:
         """See ``Processor``."""
         self._cache.clear()
+
+
+class TableProcessor:
+    """Batches of table projections: folded inside PostgreSQL, nothing passes through here."""
+
+    reads_pages = False
+
+    def __init__(self, rows: TableRows, pool: Pool, settings: Settings) -> None:
+        self.label = rows.label
+        self.appetite = Appetite(rows.names, False, settings.table_page_events)
+        self._rows = rows
+        self._pool = pool
+
+    async def prepare(self, page: Page) -> Batch:
+        """See ``Processor``."""
+        return Batch(page)
+
+    async def commit(self, batch: Batch, checkpoint: Checkpoint) -> None:
+        """See ``Processor``."""
+        page = batch.page
+        try:
+            async with self._pool.transaction() as session:
+                await session.run(move(checkpoint, page.ceiling))
+                await session.run(self._rows.apply(page.floor, page.ceiling))
+        except ApplyFailed as error:
+            fault = await self._pool.run(self._rows.find_fault(page.floor, page.ceiling))
+            if fault is None:
+                raise
+            raise ApplyFailed(
+                self.label, f"column {fault.column!r}: {fault.reason}", position=fault.position
+            ) from error
+
+    def forget(self) -> None:
+        """See ``Processor``."""
 
 
 def blamed(label: str, error: Exception, positions: Sequence[int] = ()) -> Exception:

@@ -81,6 +81,8 @@ class Daemon:
             wiring.listener.on(APPENDED_CHANNEL, lambda _: self.high_water.wake()),
             wiring.listener.on(MARK_CHANNEL, self._mark_heard),
         ]
+        if any(shard.start == "present" for shard in self._shards):
+            await self._bring_the_mark_up()
         around = Surroundings(
             feed=self._feed,
             pool=wiring.pools.work,
@@ -124,6 +126,12 @@ class Daemon:
             high_water=self.high_water.statistics(),
             agents=tuple(agent.statistics() for agent in self.agents.values()),
         )
+
+    async def _bring_the_mark_up(self) -> None:
+        """Move the mark until it only waits for appends under way: that is the present."""
+        mark = -1
+        while (position := await self.high_water.tick()) > mark:
+            mark = position
 
     def _mark_moved(self, position: int) -> None:
         self._feed.move(position)

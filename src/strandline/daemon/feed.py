@@ -1,8 +1,9 @@
 """One loader per database and node, shared by all agents there.
 
 An agent asks for the page after its position. Near the mark all agents ask for the same events,
-so such a page is fetched and decoded once and handed to each. Far behind, an agent gets pages of
-its own, filtered by type inside PostgreSQL. A page never reaches beyond the high-water mark.
+so such a page is fetched once (and decoded once, where objects cannot change) and handed to each.
+Far behind, an agent gets pages of its own, filtered by type inside PostgreSQL. A page never reaches
+beyond the high-water mark.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from strandline.errors import EventFailure
 from strandline.events.codec import EventTypes
+from strandline.events.sharing import is_unchangeable
 from strandline.postgres.operations import Call, Op, Rows
 from strandline.postgres.pools import Pool
 from strandline.postgres.statements import SqlFile
@@ -30,7 +32,7 @@ FIRST_PAGE = 256  # events, until the size of this log's events is known
 class Page:
     """Events after *floor*; with them everything up to *ceiling* is seen.
 
-    In a shared page the data of registered types is decoded already.
+    In a shared page the data of types whose objects cannot change is decoded already.
     """
 
     floor: int
@@ -63,6 +65,7 @@ class Feed:
         self._settings = settings
         self._moved = asyncio.Event()
         self._shared: OrderedDict[int, asyncio.Task[Page]] = OrderedDict()
+        self._shareable: dict[str, bool] = {}
         self._event_bytes = 0.0  # mean JSON size seen lately
         self.agents = 0
 
@@ -92,7 +95,8 @@ class Feed:
         mark = self.mark
         if after >= mark:
             return Page(after, after, ())
-        if self.agents > 1 and mark - after <= self._settings.page_events:
+        shared = min(self._settings.page_events, appetite.most)  # a subscription may want less
+        if self.agents > 1 and mark - after <= shared:
             return await self._at_the_head(after, mark)
         most = self._limit(appetite.most)
         if appetite.names is None:
@@ -122,13 +126,20 @@ class Feed:
 
     def _decoded(self, row: Row) -> Row:
         name = row[TYPE]
-        if name not in self._types.decoders:
+        if not self._may_be_shared(name):
             return row
         try:
             event = self._types.decode(name, row[DATA])
         except EventFailure:
             return row  # an agent that wants it will meet the error, and say so
         return (*row[:DATA], event, *row[DATA + 1 :])
+
+    def _may_be_shared(self, name: str) -> bool:
+        known = self._shareable.get(name)
+        if known is None:
+            cls = self._types.classes.get(name)
+            known = self._shareable[name] = cls is not None and is_unchangeable(cls)
+        return known
 
     def _page(self, after: int, mark: int, most: int, rows: Rows) -> Page:
         if rows:

@@ -9,7 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from strandline.daemon.checkpoint import positions
-from strandline.errors import AnswerTimedOut
+from strandline.errors import AnswerTimedOut, Unavailable
 from strandline.postgres.listener import Listener
 from strandline.postgres.operations import Op, many
 from strandline.postgres.pools import Pool
@@ -86,16 +86,21 @@ class Waiting:
             AnswerTimedOut: One had not within *timeout* seconds; the message says where each is.
         """
         known: dict[str, int] = {}
+        unanswered: Unavailable | None = None
         try:
             async with asyncio.timeout(timeout):
                 while True:
                     moved = self._moved
-                    known = await self._pool.run(positions(list(shards)))
+                    try:
+                        known = await self._pool.run(positions(list(shards)))
+                        unanswered = None
+                    except Unavailable as error:  # the wait has a limit of its own
+                        unanswered = error
                     if all(known.get(name, -1) >= position for name in shards):
                         return
                     await _soon(moved)
         except TimeoutError:
-            raise AnswerTimedOut(behind(position, shards, known, timeout)) from None
+            raise AnswerTimedOut(behind(position, shards, known, timeout)) from unanswered
 
 
 def behind(position: int, shards: Sequence[str], known: dict[str, int], timeout: float) -> str:

@@ -6,7 +6,7 @@ as an outcome per item, so that the caller's transaction stays usable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from strandline.errors import (
     StreamArchived,
     WrongVersion,
 )
-from strandline.events.codec import EventTypes, encoded
+from strandline.events.codec import EventTypes, encoded, is_event_class
 from strandline.events.event import (
     ANY,
     DEFAULT_TENANT,
@@ -35,13 +35,17 @@ from strandline.events.event import (
     checked_tenant,
     new_id,
 )
-from strandline.events.read import stream_state
 from strandline.events.tracing import current_traceparent
 from strandline.postgres.operations import Op, many
 from strandline.postgres.statements import SqlFile
 from strandline.settings import Settings
 
 _encode = msgspec.json.Encoder().encode
+
+MAX_APPEND_BYTES = 33_554_432  # of one statement; jsonb may need six times that, and ends at 256 MiB
+
+
+_NO_LISTS = (str, bytes, Mapping, set, frozenset)  # iterable, and yet no events in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +68,21 @@ class Stored:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What a stream that refused an append is like."""
+
+    tenant: str
+    id: str
+    version: int
+    is_archived: bool
+
+
 _sql = SqlFile(__name__)
 APPEND_BATCH = _sql.many("append_batch", Outcome)
 APPEND_TOGETHER = _sql.many("append_together", Outcome)
 STORED = _sql.many("stored_events", Stored)
+REFUSED = _sql.many("refused_streams", Refused)
 
 
 class Append(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -124,31 +139,37 @@ def prepare(
             f"{len(objects)} events in one append, the limit is {settings.max_events_per_append}"
             " (setting max_events_per_append); import_events takes any number"
         )
-    names = _ids(ids, len(objects))
+    names = _ids(ids, len(objects)) if ids is not None else None
     limit = settings.max_payload_bytes
     made = []
     size = 0
-    for name, event in zip(names, objects, strict=True):
+    for number, event in enumerate(objects):
         stored_name, data = types.encode(event)
         if len(data) > limit:
             raise PayloadTooLarge(stored_name, payload_bytes=len(data), limit_bytes=limit)
         size += len(data)
-        made.append((name, stored_name, data))
+        made.append((names[number] if names else new_id(), stored_name, data))
     about = _metadata(metadata, limit)
+    size += len(about or b"") * len(made)
+    if size > MAX_APPEND_BYTES:
+        _check_size(size, limit)
     return Append(
-        stream=stream,
-        tenant=tenant if tenant is DEFAULT_TENANT else checked_tenant(tenant),
-        stream_type=checked_stream_type(stream_type),
-        expected=checked_expected(expected),
-        events=tuple(made),
-        metadata=about,
-        has_own_ids=ids is not None,
-        size=size + len(about or b"") * len(made),
+        stream,
+        tenant if tenant is DEFAULT_TENANT else checked_tenant(tenant),
+        checked_stream_type(stream_type),
+        checked_expected(expected),
+        tuple(made),
+        about,
+        names is not None,
+        size,
     )
 
 
 def append(item: Append) -> Op[Appended]:
     """Append *item*; with the caller's own event ids, at most once.
+
+    Inside a transaction a twin that commits at the same moment can only end in ``DuplicateEvent``,
+    and then the transaction is over.
 
     Raises:
         WrongVersion: The stream is not as expected; nothing was written.
@@ -204,18 +225,21 @@ def append_together(items: Sequence[Append]) -> Op[list[Appended]]:
     seen = {(item.tenant, item.stream) for item in items}
     if len(seen) < len(items):
         raise InvalidInput("a stream stands in one append_many twice: put its events together")
-    if any(item.has_own_ids for item in items):
-        found = []
-        for item in items:
-            found.append((yield from find_stored(item)))
-        if all(found):
-            return [one for one in found if one]
-        if any(found):
-            raise DuplicateEvent("some of these streams hold these events already, others do not")
+    _check_size(sum(item.size for item in items), 0)
+    found = yield from _all_stored(items)
+    if found is not None:
+        return found
     outcomes = yield from many(APPEND_TOGETHER, batch(items))
-    for item, outcome in zip(items, outcomes, strict=True):
-        if outcome.outcome == "refused":
-            raise (yield from refusal(item))
+    refused = [
+        item
+        for item, outcome in zip(items, outcomes, strict=True)
+        if outcome.outcome == "refused"
+    ]
+    if refused:
+        found = yield from _all_stored(items)  # a twin of this append may have been under way
+        if found is not None:
+            return found
+        raise (yield from refusals(refused))[0]
     return [item.done(outcome) for item, outcome in zip(items, outcomes, strict=True)]
 
 
@@ -225,12 +249,29 @@ def find_stored(item: Append) -> Op[Appended | None]:
     Raises:
         DuplicateEvent: Some of its ids are stored, but not just these in this stream and order.
     """
-    ids = [UUID(one[0]) for one in item.events]
-    rows = yield from many(STORED, ids, item.tenant)
-    if not rows:
+    (answer,) = yield from find_each([item])
+    if isinstance(answer, DuplicateEvent):
+        raise answer
+    return answer
+
+
+def find_each(items: Sequence[Append]) -> Op[list[Appended | DuplicateEvent | None]]:
+    """``find_stored`` for many; what it would raise is an answer here."""
+    places: dict[tuple[str, UUID], Stored] = {}
+    for tenant in {item.tenant for item in items}:
+        ids = [UUID(one[0]) for item in items if item.tenant == tenant for one in item.events]
+        for row in (yield from many(STORED, ids, tenant)):
+            places[tenant, row.id] = row
+    return [_place(item, places) for item in items]
+
+
+def _place(
+    item: Append, places: Mapping[tuple[str, UUID], Stored]
+) -> Appended | DuplicateEvent | None:
+    ordered = [places.get((item.tenant, UUID(one[0]))) for one in item.events]
+    stored = [row for row in ordered if row is not None]
+    if not stored:
         return None
-    places = {row.id: row for row in rows}
-    ordered = [places.get(one) for one in ids]
     first = ordered[0]
     whole = first is not None and all(
         row is not None and row.stream == item.stream and row.version == first.version + number
@@ -238,8 +279,8 @@ def find_stored(item: Append) -> Op[Appended | None]:
     )
     last = ordered[-1]
     if not whole or last is None:
-        row = rows[0]
-        raise DuplicateEvent(
+        row = stored[0]
+        return DuplicateEvent(
             f"event id {row.id} is stored already, as version {row.version} of {row.stream!r};"
             f" nothing was appended to {item.stream!r}"
         )
@@ -249,8 +290,19 @@ def find_stored(item: Append) -> Op[Appended | None]:
 
 def refusal(item: Append) -> Op[Exception]:
     """The error for an *item* that was refused, with what the stream is like now."""
-    state = yield from stream_state(item.stream, tenant=item.tenant)
-    if state is not None and state.is_archived:
+    return (yield from refusals([item]))[0]
+
+
+def refusals(items: Sequence[Append]) -> Op[list[Exception]]:
+    """``refusal`` for many, in one statement."""
+    tenants, streams = [item.tenant for item in items], [item.stream for item in items]
+    rows = yield from many(REFUSED, tenants, streams)
+    found = {(row.tenant, row.id): row for row in rows}
+    return [_refusal(item, found.get((item.tenant, item.stream))) for item in items]
+
+
+def _refusal(item: Append, found: Refused | None) -> Exception:
+    if found is not None and found.is_archived:
         return StreamArchived(item.stream, tenant=item.tenant)
     words = {
         int(Expected.NO_STREAM): "no stream",
@@ -259,9 +311,27 @@ def refusal(item: Append) -> Op[Exception]:
     return WrongVersion(
         item.stream,
         expected=words.get(item.expected, item.expected),
-        actual=state.version if state else 0,
+        actual=found.version if found else 0,
         tenant=item.tenant,
     )
+
+
+def _all_stored(items: Sequence[Append]) -> Op[list[Appended] | None]:
+    """Where *items* are stored, all of them; None when none is.
+
+    Raises:
+        DuplicateEvent: Some are, others are not, or an id is stored elsewhere.
+    """
+    if not any(item.has_own_ids for item in items):
+        return None
+    answers = yield from find_each(items)
+    for answer in answers:
+        if isinstance(answer, DuplicateEvent):
+            raise answer
+    found = [answer for answer in answers if isinstance(answer, Appended)]
+    if found and len(found) < len(items):
+        raise DuplicateEvent("some of these streams hold these events already, others do not")
+    return found or None
 
 
 def batch(items: Sequence[Append]) -> str:
@@ -272,18 +342,25 @@ def batch(items: Sequence[Append]) -> str:
 def _as_list(events: Any, types: EventTypes) -> list[Any]:
     if type(events) in types.names:
         return [events]
-    if isinstance(events, str | bytes | Mapping):
-        raise InvalidEvent(f"{events!r} is not an event: pass objects of registered classes")
-    try:
-        return list(events)
-    except TypeError:
+    if is_event_class(type(events)):
         types.name_of(type(events))  # says that the class is not registered
-        raise
+    if not isinstance(events, Iterable) or isinstance(events, _NO_LISTS):
+        raise InvalidEvent(
+            f"{events!r} is not an event or a list of events: pass objects of registered classes"
+        )
+    return list(events)
 
 
-def _ids(ids: Sequence[UUID | str] | None, count: int) -> list[str]:
-    if ids is None:
-        return [new_id() for _ in range(count)]
+def _check_size(size: int, payload_limit: int) -> None:
+    limit = max(MAX_APPEND_BYTES, payload_limit)
+    if size > limit:
+        raise InvalidInput(
+            f"{size} bytes of JSON in one append, the limit is {limit}: append in parts,"
+            " or use import_events, which takes any number"
+        )
+
+
+def _ids(ids: Sequence[UUID | str], count: int) -> list[str]:
     try:
         texts = [str(one if isinstance(one, UUID) else UUID(one)) for one in ids]
     except (ValueError, TypeError, AttributeError) as error:

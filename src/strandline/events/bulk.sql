@@ -10,8 +10,4 @@ SELECT r->>0, r->>1, r->>2, (r->>3)::bigint, -1
 ON CONFLICT (tenant, id) DO UPDATE
    SET version = s.version + excluded.version, expected = -1, type = coalesce(s.type, excluded.type)
  WHERE s.archived_at IS NULL
-RETURNING s.tenant, s.id, s.version;
-
--- name: last_position() :one
--- plan: events_pkey
-SELECT coalesce(max(position), 0) AS position FROM {schema}.events;
+RETURNING s.tenant, s.id, s.version, clock_timestamp() AS now;

@@ -38,6 +38,7 @@ class EventTypes:
     classes: dict[str, type[Any]] = field(default_factory=dict)
     decoders: dict[str, Decode] = field(default_factory=dict)
     aliases: dict[type[Any], tuple[str, ...]] = field(default_factory=dict)
+    upcast_names: set[str] = field(default_factory=set)
 
     def register(self, cls: type[Any], name: str, aliases: Iterable[str] = ()) -> None:
         """Store events of *cls* under *name*; read those stored under *aliases* as *cls* too.
@@ -81,6 +82,7 @@ class EventTypes:
         self.classes[name] = cls
         if name not in (self.names[cls], *self.aliases[cls]):
             self.aliases[cls] = (*self.aliases[cls], name)
+        self.upcast_names.add(name)
         self.decoders[name] = _upcasting(cls, change)
 
     def name_of(self, cls: type[Any]) -> str:

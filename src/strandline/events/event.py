@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 
-from strandline.errors import InvalidStream, InvalidVersion
+from strandline.errors import InvalidInput, InvalidStream, InvalidVersion
 
 T = TypeVar("T")
 
@@ -189,13 +189,23 @@ def _checked(value: object, what: str, most: int) -> str:
 
 
 def as_metadata(given: Metadata | Mapping[str, Any] | None) -> Metadata:
-    """*given* as ``Metadata``; a mapping may name its fields, anything else goes to headers."""
+    """*given* as ``Metadata``; a mapping may name its fields, anything else goes to headers.
+
+    Raises:
+        InvalidInput: A field has another type than it is declared with.
+    """
     if given is None:
         return NO_METADATA
     if isinstance(given, Metadata):
-        return given
-    own = {name: given[name] for name in Metadata.__struct_fields__ if name in given}
-    rest = {name: value for name, value in given.items() if name not in own}
-    if rest:
-        own["headers"] = {**own.get("headers", {}), **rest}
-    return Metadata(**own)
+        own = {name: getattr(given, name) for name in Metadata.__struct_fields__}
+    elif isinstance(given, Mapping):
+        own = {name: given[name] for name in Metadata.__struct_fields__ if name in given}
+        rest = {name: value for name, value in given.items() if name not in own}
+        if rest and isinstance(own.get("headers", {}), Mapping):
+            own["headers"] = {**own.get("headers", {}), **rest}
+    else:
+        raise InvalidInput(f"metadata is an sl.Metadata or a mapping, not {type(given).__name__}")
+    try:
+        return msgspec.convert(own, Metadata)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"metadata={given!r} does not fit sl.Metadata: {error}") from error

@@ -11,7 +11,13 @@ from strandline.events import read as reading
 from strandline.events.append import Append
 from strandline.events.bulk import Imported, ImportedEvent
 from strandline.events.codec import EventTypes
-from strandline.events.event import DEFAULT_TENANT, Appended, RecordedEvent, StreamState
+from strandline.events.event import (
+    DEFAULT_TENANT,
+    Appended,
+    RecordedEvent,
+    StreamState,
+    checked_number,
+)
 from strandline.events.gaps import read_mark
 from strandline.events.group import AppendGroup
 from strandline.postgres.pools import Pools
@@ -62,7 +68,16 @@ class EventStore:
         unknown: reading.UnknownTypes = "keep",
         page_events: int = 1000,
     ) -> AsyncIterator[RecordedEvent[Any]]:
-        """See ``App.read_all``."""
+        """See ``App.read_all``.
+
+        Above the mark an event may still appear below one that is read already, when a slow
+        transaction commits: a reader that goes on from its last position would miss it. Hence
+        ``settled`` by default.
+        """
+        checked_number(page_events, "page_events", least=1)
+        for value, what in ((limit, "limit"), (up_to, "up_to")):
+            if value is not None:
+                checked_number(value, what)
         names = None if types is None else self._names(types)
         if settled:
             mark = (await self._pools.work.run(read_mark())).position

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 _current_span: Callable[[], Any] | None
+_no_span: Any = None
 try:
+    from opentelemetry.trace import INVALID_SPAN as _no_span
     from opentelemetry.trace import get_current_span as _current_span
 except ImportError:
     _current_span = None
@@ -16,7 +18,10 @@ def current_traceparent() -> str | None:
     """``traceparent`` of the current span; None when nothing is recorded."""
     if _current_span is None:
         return None
-    context = _current_span().get_span_context()
+    span = _current_span()
+    if span is _no_span:
+        return None
+    context = span.get_span_context()
     if not context.is_valid:
         return None
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"

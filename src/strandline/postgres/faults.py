@@ -36,7 +36,8 @@ _WAIT_CODES = {
     "25P03",  # idle-in-transaction time-out
     "XX000",
 }
-_BAD_DATA = ("22",)  # data exception: NUL characters, numbers out of range, bad JSON
+_BAD_DATA = ("22", "54")  # NUL characters, numbers out of range, bad JSON; JSON nested too deeply
+USERS_SQL = {"your SQL", "query_documents", "count_documents"}  # a missing column is the user's
 _MISSING = {"42P01", "42883", "3F000", "42703"}  # table, function, schema, column
 
 
@@ -75,7 +76,7 @@ def _translated(error: Exception, what: str) -> Exception:
         return DuplicateEvent(f"{what}: an event id is already stored in another place: {error}")
     if state[:2] in _BAD_DATA:
         return InvalidEvent(f"{what}: PostgreSQL cannot store this: {error}")
-    if state in _MISSING:
+    if state in _MISSING and what not in USERS_SQL:
         return SchemaOutOfDate(
             f"{what}: {error}; run `strandline migrate apply` with this version of strandline"
         )

@@ -67,13 +67,19 @@ class Session(Protocol):
 
 
 class AsyncpgSession:
-    """Runs operations on an asyncpg connection."""
+    """Runs operations on an asyncpg connection.
 
-    __slots__ = ("connection", "schema")
+    Attributes:
+        doubtful: A statement failed on it, or somebody uses the connection itself: whether a
+            transaction can still commit must be asked.
+    """
+
+    __slots__ = ("connection", "doubtful", "schema")
 
     def __init__(self, connection: asyncpg.Connection[Any], schema: str) -> None:
         self.connection = connection
         self.schema = schema
+        self.doubtful = False
 
     async def run(self, op: Op[Answer]) -> Answer:
         """See ``Session``.
@@ -92,6 +98,7 @@ class AsyncpgSession:
                     else:
                         rows = await self.connection.fetch(sql, *call.arguments)
                 except driver_errors() as error:
+                    self.doubtful = True
                     call = op.throw(translated(error, call.statement.name))
                 except BaseException as error:  # the operation may clean up
                     call = op.throw(error)
@@ -111,6 +118,7 @@ class AsyncpgSession:
                 table, schema_name=self.schema, records=records, columns=list(columns)
             )
         except driver_errors() as error:
+            self.doubtful = True
             raise translated(error, f"copy to {table}") from error
 
 

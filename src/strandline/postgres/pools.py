@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from strandline.errors import DatabaseUnavailable, PoolExhausted
+from strandline.errors import DatabaseUnavailable, PoolExhausted, TransactionFailed
 from strandline.postgres.faults import driver_errors, translated
 from strandline.postgres.operations import Answer, AsyncpgSession, Op
 from strandline.settings import Settings
@@ -128,6 +128,8 @@ class Pool:
                 await _rolled_back(transaction)
                 raise
             try:
+                if session.doubtful:
+                    await _refuse_failed(session)
                 await transaction.commit()
             except driver_errors() as error:
                 raise translated(error, "commit") from error
@@ -198,6 +200,17 @@ class Pools:
 
 async def _keep(_: Any) -> None:
     """Replaces asyncpg's reset query: one round trip saved, since we leave no session state."""
+
+
+async def _refuse_failed(session: AsyncpgSession) -> None:
+    """PostgreSQL answers COMMIT of a failed transaction with ROLLBACK, and no error: ask before."""
+    try:
+        await session.connection.execute("SELECT")
+    except asyncpg.InFailedSQLTransactionError as error:
+        raise TransactionFailed(
+            "a statement failed inside the transaction and its error was caught there, so all of it"
+            " was rolled back: let the error leave the block, or use a savepoint"
+        ) from error
 
 
 async def _rolled_back(transaction: Any) -> None:

@@ -1,0 +1,66 @@
+"""The command tree of `strandline`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from strandline.cli import config, demo, doctor, events, gaps, migrate, node, projections, streams
+from strandline.cli.command import DatabaseUrl, Debug, Schema
+
+app = typer.Typer(
+    name="strandline",
+    help="Event store and projections on PostgreSQL.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("strandline"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    *,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    debug: Debug = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Event store and projections on PostgreSQL.
+
+    Exit codes: 0 done; 1 failed, or `doctor` found a fault; 2 wrong usage or set-up; 3 the database
+    cannot be reached; 4 not found; 5 somebody else was first; 130 interrupted.
+    """
+    context.obj = {"database_url": database_url, "schema": schema, "debug": debug}
+
+
+for part in (demo, node, doctor, config):
+    app.registered_commands.extend(part.commands.registered_commands)
+for name, one in {
+    "migrate": migrate,
+    "streams": streams,
+    "events": events,
+    "projections": projections,
+    "gaps": gaps,
+}.items():
+    app.add_typer(one.commands, name=name)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="strandline")

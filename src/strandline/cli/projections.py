@@ -1,0 +1,147 @@
+"""`strandline projections`: how far they are, rebuilding, looking at a document."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from strandline.cli.command import Options, command, complain, confirm, group
+from strandline.cli.shards import LIST_FIELDS, NEVER_RAN, NO_NODE
+
+if TYPE_CHECKING:
+    from strandline.cli.shards import Standing
+
+commands = group("Projections and subscriptions of an App.")
+
+_STYLES = {
+    "running": "green",
+    "paused": "red",
+    "stopped": "yellow",
+    NO_NODE: "yellow",
+    NEVER_RAN: "yellow",
+}
+
+
+@command(commands, "list", app="argument", json=LIST_FIELDS)
+async def list_projections(options: Options) -> None:
+    """List projections and subscriptions with position, lag in events and in time, and rate.
+
+    Lag in time is the age of the oldest event not yet applied. What never ran is shown as such.
+    """
+    from strandline.cli import output
+    from strandline.cli.connect import database
+    from strandline.cli.shards import standings
+
+    async with database(options) as db:
+        extent, found = await standings(db)
+    if options.json:
+        rows = [
+            output.fields_of(one, LIST_FIELDS[:-2], failure=output.raw(one.failure))
+            | {"changed_at": one.changed_at}
+            for one in found
+        ]
+        output.write_json(rows)
+        return
+    output.table(
+        ["projection", "state", ">position", ">lag", ">behind", ">ev/s", "node"],
+        [_row(one) for one in found],
+    )
+    for one in found:
+        if one.reason and one.state in ("paused", "stopped", NO_NODE):
+            output.say(output.plain(f"{one.name} {one.state}: {one.reason}"), style="red")
+    waits = f" (the mark waits at {extent.mark:,})" if extent.mark < extent.highest else ""
+    output.say(f"the log ends at position {extent.highest:,}{waits}", style="dim")
+
+
+@command(commands, "show", json=("projection", "id", "tenant", "document"))
+async def show(
+    options: Options,
+    *,
+    projection: Annotated[str, typer.Argument(help="The projection's name.")],
+    name: Annotated[str, typer.Argument(metavar="ID", help="The document's id.")],
+    tenant: Annotated[str, typer.Option(help="The document's tenant.")] = "default",
+) -> None:
+    """Show one document of a projection; a live one is folded now."""
+    import msgspec
+
+    from strandline.cli import output
+    from strandline.cli.connect import database, need_app
+    from strandline.errors import DocumentNotFound
+    from strandline.events.codec import encoded
+    from strandline.projections.projection import Lifecycle
+
+    async with database(options) as db:
+        definition = need_app(db.app).registry.projection(projection)
+        if definition.lifecycle is Lifecycle.LIVE:
+            state, _ = await db.pool.run(db.requests.live(definition, name, tenant=tenant))
+            if state is None:
+                raise DocumentNotFound(f"{definition.label} has nothing for stream {name!r}")
+        else:
+            state = await db.pool.run(db.requests.get(definition, name, tenant=tenant))
+    json = encoded(state, definition.label).decode()
+    if options.json:
+        facts = {"projection": definition.name, "id": name, "tenant": tenant}
+        output.write_json([{**facts, "document": output.raw(json)}])
+        return
+    output.say(output.plain(f"{definition.label} {name}"), style="bold")
+    output.say(msgspec.json.format(json, indent=2))
+
+
+@command(commands, "rebuild", json=("projection", "position", "seconds"))
+async def rebuild(
+    options: Options,
+    *,
+    projection: Annotated[str, typer.Argument(help="The projection's name.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait/--no-wait", help="Rebuild here and now, or leave it to a node."),
+    ] = True,
+) -> None:
+    """Delete what a projection has written and build it again from the first event.
+
+    Readers see it empty and growing meanwhile. A node that runs the projection lets go of it and
+    must be started again afterwards; it goes on from where this command has come.
+    """
+    from strandline.cli import output
+    from strandline.cli.connect import database
+    from strandline.cli.rebuilding import Rebuilding
+
+    async with database(options) as db:
+        work = await Rebuilding.planned(db, projection)
+        if not yes:
+            complain(work.warning)
+            confirm("Rebuild it?")
+        await work.reset()
+        if wait:
+            await work.run()
+    if options.json:
+        facts = {"projection": work.name, "position": work.reached, "seconds": work.seconds}
+        output.write_json([facts])
+    elif wait:
+        output.say(f"{work.label} is rebuilt up to position {work.reached:,} ({work.told_rate})")
+    else:
+        output.say(f"{work.label} is empty and begins anew when a node is started")
+    if work.node is not None:
+        complain(f"{work.node} ran it and has let go: start that node again")
+
+
+def _row(one: Standing) -> tuple[Any, ...]:
+    from strandline.cli import output
+
+    label = one.name if one.version is None else f"{one.name}:v{one.version}"
+    state = output.styled(one.state, _STYLES.get(one.state, "dim"))
+    if one.lag_events is None:
+        return (label, state, "", "", "", "", None)
+    behind = output.short(one.lag_seconds) if one.lag_events and one.lag_seconds else ""
+    never = one.position is None
+    return (
+        label,
+        state,
+        "" if never else output.number(one.position),
+        output.number(one.lag_events),
+        behind,
+        "" if never else output.number(one.rate),
+        (one.node or "").rpartition("@")[2],  # host and process; the App is known
+    )

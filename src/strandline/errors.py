@@ -8,12 +8,13 @@
     │   ├── SchemaOutOfDate
     │   ├── UnknownProjection
     │   ├── UnregisteredEvent
-    │   └── NotOpen
+    │   ├── NotOpen
+    │   └── TransactionFailed
     ├── InvalidInput            change what you passed; nothing was written
     │   ├── InvalidStream
     │   ├── InvalidVersion
-    │   ├── InvalidEvent
-    │   └── PayloadTooLarge
+    │   └── InvalidEvent
+    │       └── PayloadTooLarge
     ├── NotFound                ask for something else, or wait for it
     │   ├── StreamNotFound
     │   └── DocumentNotFound
@@ -84,6 +85,14 @@ class UnregisteredEvent(SetupError):
 
 class NotOpen(SetupError):
     """The app is used before it is opened or after it is closed."""
+
+
+class TransactionFailed(SetupError):
+    """A statement failed and its error was caught inside the transaction: all was rolled back.
+
+    PostgreSQL takes nothing more after an error. Let the error leave the block, or put what may
+    fail into a savepoint.
+    """
 
 
 # ---- InvalidInput: change what you passed

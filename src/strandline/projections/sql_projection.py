@@ -192,6 +192,8 @@ class OwnTables:
         for one in queued:
             try:
                 yield from none(_statement(one.text), *one.arguments)
+            except (Unavailable, OwnershipLost):
+                raise
             except Exception as error:  # the driver's too
                 raise self._blamed(error, one) from error
 

@@ -8,7 +8,7 @@ REPO ?= .
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-all check format format-check lint types layers chaos bench bench-short docs lock clean
+.PHONY: help setup demo test test-unit test-all check format format-check lint types layers chaos bench bench-short schema docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench: $(BENCH_STAMP) ## strandline, eventsourcing and the limits side by side; 
 
 bench-short: $(BENCH_STAMP) ## the same in a minute, for CI
 	$(BIN)/python -m bench.run --short --out $(VENV)/bench-short.json
+
+schema: $(STAMP) ## write schema/current.sql anew after a change of the migrations
+	STRANDLINE_WRITE_SCHEMA=1 $(BIN)/pytest -q tests/architecture/test_schema_dump.py
 
 docs: $(STAMP) ## make the generated pages of docs/reference
 	$(BIN)/python -m docs.generate

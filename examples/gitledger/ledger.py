@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from uuid import UUID, uuid5
 import strandline as sl
 
 from examples.gitledger import history
+from examples.gitledger.git import readable
 from examples.gitledger.history import Commit, Kind, directories, key
 
 app = sl.App("gitledger")
@@ -99,8 +101,6 @@ class File:
 @app.projection("files")
 class Files(sl.SingleStream[File]):
     """One document per file's life: what `git ls-tree -r` lists."""
-
-    indexes = ("path",)
 
     @sl.create
     def added(self, event: FileAdded) -> File:
@@ -232,7 +232,8 @@ class Directories(sl.MultiStream[Directory]):
 
 def tenant_of(repo: Path, head: str) -> str:
     """Every repository and every HEAD of it has a ledger of its own."""
-    return f"{repo.resolve().name[:100] or 'repository'}@{head[:16]}"
+    name = readable(os.fsencode(repo.resolve().name))[:40] or "repository"
+    return f"{name}@{head[:16]}"
 
 
 def events(repo: Path, head: str) -> Iterator[sl.ImportedEvent]:

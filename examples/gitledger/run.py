@@ -37,18 +37,20 @@ from examples.gitledger.verify import verify as compare
 console = Console(highlight=False, soft_wrap=True)
 
 
-def main(repo: Path, *, verify: bool, database_url: str | None = None) -> int:
+def main(
+    repo: Path, *, verify: bool, database_url: str | None = None, next_steps: str = ""
+) -> int:
     """Do all of it. 0: done and as git says; 1: a read model differs; 2: it could not be done."""
     if database_url:
         app.settings = replace(app.settings, database_url=database_url)
     try:
-        return 0 if asyncio.run(run(repo, check=verify)) else 1
+        return 0 if asyncio.run(run(repo, check=verify, next_steps=next_steps)) else 1
     except (NoHistory, sl.StrandlineError) as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False)
         return 2
 
 
-async def run(repo: Path, *, check: bool) -> bool:
+async def run(repo: Path, *, check: bool, next_steps: str = "") -> bool:
     """Import, catch up, show, and verify if told so; whether all is as git says."""
     head = await asyncio.to_thread(history.head, repo)
     tenant = tenant_of(repo, head)
@@ -58,6 +60,8 @@ async def run(repo: Path, *, check: bool) -> bool:
             await _import(repo, head, tenant, progress)
             await _catch_up(progress)
         await _show(tenant)
+        if next_steps:
+            console.print(next_steps, markup=False)
         if not check:
             return True
         verdicts = await compare(repo, head)

@@ -16,6 +16,7 @@ commands = group("Demo.")
 
 NEXT = """
 What to try next, in this folder:
+  source .venv/bin/activate
   export STRANDLINE_APP=examples.gitledger.ledger:app
   strandline up                        the server and a node; then, in another terminal
   strandline projections list          where every read model is
@@ -46,7 +47,5 @@ def demo(
         raise SetupError(
             "the demo is part of the source: run it in a clone of strandline, where `make demo` is"
         ) from error
-    code = ledger.main(repo, verify=True, database_url=options.database_url)
-    if code == 0:
-        typer.echo(NEXT)
-    raise typer.Exit(code)
+    told = ledger.main(repo, verify=True, database_url=options.database_url, next_steps=NEXT)
+    raise typer.Exit(told)

@@ -48,6 +48,7 @@ from strandline.events.event import (
 from strandline.projections.handlers import apply, create, delete, fan_out, key
 from strandline.projections.multi_stream import MultiStream
 from strandline.projections.single_stream import SingleStream
+from strandline.projections.sql_projection import Sql, Statements, execute
 from strandline.projections.subscription import EventBatch
 from strandline.projections.table_declaration import Table
 from strandline.projections.table_rules import (
@@ -75,14 +76,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ANY",
-    "NO_STREAM",
-    "POSITION",
-    "RECORDED_AT",
-    "STREAM",
-    "STREAM_EXISTS",
-    "TENANT",
-    "TYPE",
-    "VERSION",
     "AnswerTimedOut",
     "App",
     "Appended",
@@ -100,18 +93,27 @@ __all__ = [
     "InvalidInput",
     "Metadata",
     "MultiStream",
+    "NO_STREAM",
     "NotFound",
     "OutcomeUnknown",
     "OwnershipLost",
+    "POSITION",
     "PoolExhausted",
+    "RECORDED_AT",
     "RecordedEvent",
+    "STREAM",
+    "STREAM_EXISTS",
     "SchemaOutOfDate",
     "SetupError",
     "SingleStream",
+    "Sql",
+    "Statements",
     "StrandlineError",
     "StreamArchived",
     "StreamNotFound",
     "StreamState",
+    "TENANT",
+    "TYPE",
     "Table",
     "Transaction",
     "Unavailable",
@@ -119,6 +121,7 @@ __all__ = [
     "Unknown",
     "UnknownEventType",
     "UnknownProjection",
+    "VERSION",
     "WrongVersion",
     "add",
     "apply",
@@ -128,6 +131,7 @@ __all__ = [
     "count",
     "create",
     "delete",
+    "execute",
     "fan_out",
     "first",
     "greatest",

@@ -10,6 +10,7 @@ from strandline.errors import DocumentNotFound, InvalidDefinition, InvalidInput
 from strandline.events import append as appending
 from strandline.events import read as reading
 from strandline.events.append import Append
+from strandline.events.codec import EventTypes
 from strandline.events.event import Appended, RecordedEvent, checked_stream
 from strandline.postgres.operations import Op
 from strandline.projections.documents import Documents
@@ -19,11 +20,15 @@ from strandline.projections.multi_stream import MultiStream
 from strandline.projections.projection import Lifecycle, Projection
 from strandline.projections.registry import Reference, Registry
 from strandline.projections.single_stream import SingleStream
+from strandline.projections.sql_projection import OwnTables, Sql
 from strandline.projections.table import TableRows
 from strandline.projections.table_declaration import Table
 from strandline.settings import Settings
 
 S = TypeVar("S")
+
+Model = Documents[Any] | TableRows | OwnTables
+"""What a stored projection writes."""
 
 
 class Requests:
@@ -32,7 +37,7 @@ class Requests:
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self.registry = registry
         self.settings = settings
-        self._models: dict[str, Documents[Any] | TableRows] = {}
+        self._models: dict[str, Model] = {}
         self.inlines = [self._inline(one) for one in registry.of(Lifecycle.INLINE)]
 
     def create_read_models(self) -> Op[None]:
@@ -45,7 +50,18 @@ class Requests:
         """Delete everything that a projection has written."""
         yield from self.model(reference).empty()
 
-    def model(self, reference: Reference) -> Documents[Any] | TableRows:
+    def countable(self, reference: Reference) -> Documents[Any] | TableRows:
+        """What can be counted.
+
+        Raises:
+            InvalidDefinition: The tables are the user's own.
+        """
+        found = self.model(reference)
+        if isinstance(found, OwnTables):
+            raise InvalidDefinition(f"{found.label} writes to tables of your own: ask them by SQL")
+        return found
+
+    def model(self, reference: Reference) -> Model:
         """What a stored projection writes.
 
         Raises:
@@ -55,7 +71,7 @@ class Requests:
         projection = self.registry.projection(reference)
         found = self._models.get(projection.name)
         if found is None:
-            found = self._models[projection.name] = _model(projection)
+            found = self._models[projection.name] = _model(projection, self.registry.types)
         return found
 
     # ---- events
@@ -124,7 +140,10 @@ class Requests:
         """
         found = self.model(reference)
         if not isinstance(found, Documents):
-            raise InvalidDefinition(f"{found.label} is a table: ask app.rows(...) for its rows")
+            raise InvalidDefinition(
+                f"{found.projection.label} is a {found.projection.kind} projection and keeps no"
+                " documents: ask app.rows(...) for a table's rows"
+            )
         return found
 
     def table(self, reference: Reference) -> TableRows:
@@ -137,7 +156,7 @@ class Requests:
         found = self.model(reference)
         if not isinstance(found, TableRows):
             raise InvalidDefinition(
-                f"{found.projection.label} keeps documents: ask app.query(...) for them"
+                f"{found.projection.label} is no table: ask app.query(...) for its documents"
             )
         return found
 
@@ -217,7 +236,7 @@ class Requests:
 
     def _inline(self, projection: Projection) -> Inline:
         model = self.model(projection)
-        if isinstance(model, TableRows):
+        if not isinstance(model, Documents):
             return model
         fold = PageFold(model.projection, self.registry.types)
         return InlineDocuments(model, fold, takes_turns=isinstance(projection, MultiStream))
@@ -232,11 +251,13 @@ class Requests:
         return projection
 
 
-def _model(projection: Projection) -> Documents[Any] | TableRows:
+def _model(projection: Projection, types: EventTypes) -> Model:
     if projection.lifecycle is Lifecycle.LIVE:
         raise InvalidDefinition(f"{projection.label} is live: ask app.live(...) for it")
     if isinstance(projection, Table):
         return TableRows(projection)
+    if isinstance(projection, Sql):
+        return OwnTables(projection, types)
     if isinstance(projection, SingleStream | MultiStream):
         return Documents(projection)
     raise InvalidDefinition(f"{projection.label}: a {projection.kind} stores nothing of its own")

@@ -276,6 +276,25 @@ class App(Registration):
         )
         return self._opened.run(op)
 
+    def rows(
+        self,
+        projection: Reference,
+        where: Mapping[str, Any] | str | None = None,
+        *arguments: Any,
+        tenant: str = DEFAULT_TENANT,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> list[Any]:
+        """The rows of a table projection that fit *where*; see ``strandline.App.rows``."""
+        op = self.requests.table(projection).query(
+            where, arguments, tenant=tenant, order_by=order_by, limit=limit
+        )
+        return self._opened.run(op)
+
+    def row(self, projection: Reference, key: Any, *, tenant: str = DEFAULT_TENANT) -> Any:
+        """The row under *key* (a tuple of several key columns), or None."""
+        return self._opened.run(self.requests.table(projection).find(key, tenant=tenant))
+
     def live(
         self,
         projection: Reference,

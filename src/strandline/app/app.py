@@ -16,8 +16,6 @@ from uuid import uuid4
 
 from strandline.app.events import EventFace
 from strandline.app.models import ModelFace
-from strandline.registration import Registration
-from strandline.requests import Requests
 from strandline.app.runtime import Runtime
 from strandline.app.transaction import Transaction
 from strandline.daemon.daemon import APPENDED_CHANNEL, Daemon, DaemonStatistics, Wiring
@@ -29,6 +27,8 @@ from strandline.postgres import migrations
 from strandline.postgres.listener import Listener, Notifier
 from strandline.postgres.pools import Pools
 from strandline.projections.registry import Registry
+from strandline.registration import Registration
+from strandline.requests import Requests
 from strandline.settings import Settings, load
 from strandline.telemetry.signals import Signals
 

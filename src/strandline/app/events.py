@@ -6,7 +6,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from strandline.requests import Requests
 from strandline.events.append import Append
 from strandline.events.bulk import Imported, ImportedEvent
 from strandline.events.event import (
@@ -19,6 +18,7 @@ from strandline.events.event import (
 )
 from strandline.events.gaps import highest_position
 from strandline.events.store import EventStore
+from strandline.requests import Requests
 
 if TYPE_CHECKING:
     from strandline.postgres.pools import Pools

@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from strandline.requests import Requests
-from strandline.events.append import Append
 from strandline.daemon import checkpoint as checkpoints
 from strandline.daemon.progress import ShardProgress, Waiting, progress
 from strandline.errors import InvalidDefinition
+from strandline.events.append import Append
 from strandline.events.event import DEFAULT_TENANT, NO_STREAM, Appended
 from strandline.events.gaps import highest_position
 from strandline.projections.projection import Lifecycle
 from strandline.projections.registry import Reference, Registry
+from strandline.requests import Requests
 
 if TYPE_CHECKING:
     from strandline.postgres.pools import Pools
@@ -109,7 +109,7 @@ class ModelFace:
         tenant: str = DEFAULT_TENANT,
     ) -> int:
         """How many documents or rows fit *where*; see ``query`` and ``rows``."""
-        model = self.requests.model(projection)
+        model = self.requests.countable(projection)
         return await self.pools.work.run(model.count(where, arguments, tenant=tenant))
 
     async def rows(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from strandline.requests import Requests
-from strandline.daemon.batch import DocumentProcessor, Processor, TableProcessor
+from strandline.daemon.batch import DocumentProcessor, Processor, SqlProcessor, TableProcessor
 from strandline.daemon.daemon import Shard
 from strandline.daemon.subscriber import SubscriptionProcessor
 from strandline.errors import InvalidDefinition
@@ -14,7 +13,9 @@ from strandline.postgres.operations import AsyncpgSession, PsycopgSession, Sessi
 from strandline.postgres.pools import Pool
 from strandline.projections.projection import Lifecycle, Projection
 from strandline.projections.registry import Registry
+from strandline.projections.sql_projection import OwnTables
 from strandline.projections.table import TableRows
+from strandline.requests import Requests
 from strandline.settings import Settings
 
 
@@ -64,4 +65,6 @@ class Runtime:
         model = self.requests.model(projection)
         if isinstance(model, TableRows):
             return TableProcessor(model, self._pool, self._settings)
+        if isinstance(model, OwnTables):
+            return SqlProcessor(model, self._pool, self._settings)
         return DocumentProcessor(model, self._registry.types, self._pool, self._settings)

@@ -7,12 +7,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from strandline.requests import Requests
 from strandline.events import read as reading
-from strandline.events.event import ANY, DEFAULT_TENANT, Appended, Metadata, RecordedEvent, StreamState
+from strandline.events.event import (
+    ANY,
+    DEFAULT_TENANT,
+    Appended,
+    Metadata,
+    RecordedEvent,
+    StreamState,
+)
 from strandline.postgres.operations import AsyncpgSession, Call, Op, Rows, Session
 from strandline.postgres.statements import verbatim
 from strandline.projections.registry import Reference
+from strandline.requests import Requests
 
 
 class Transaction:

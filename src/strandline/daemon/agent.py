@@ -215,7 +215,7 @@ class Agent:
 
     async def _commit(self, batch: Batch) -> None:
         checkpoint = self.checkpoint
-        assert checkpoint is not None  # noqa: S101 - claimed before the first batch
+        assert checkpoint is not None
         await self._processor.commit(batch, checkpoint)
         self.checkpoint = checkpoint.at(batch.page.ceiling)
         self._batches += 1

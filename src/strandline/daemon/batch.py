@@ -32,6 +32,7 @@ from strandline.postgres.operations import one
 from strandline.postgres.pools import Pool
 from strandline.projections.documents import Documents, Key
 from strandline.projections.fold import PageFold
+from strandline.projections.sql_projection import OwnTables
 from strandline.projections.table import TableRows
 from strandline.settings import Settings
 
@@ -146,6 +147,34 @@ class TableProcessor:
             raise ApplyFailed(
                 self.label, f"column {fault.column!r}: {fault.reason}", position=fault.position
             ) from error
+
+    def forget(self) -> None:
+        """See ``Processor``."""
+
+
+class SqlProcessor:
+    """Batches of SQL projections: the queued statements run behind the fence, in order."""
+
+    reads_pages = True
+
+    def __init__(self, tables: OwnTables, pool: Pool, settings: Settings) -> None:
+        self.label = tables.label
+        self.appetite = Appetite(tables.names, tables.wants_envelope, settings.page_events)
+        self._tables = tables
+        self._pool = pool
+
+    async def prepare(self, page: Page) -> Batch:
+        """See ``Processor``."""
+        return Batch(page, self._tables.collect(page.rows))
+
+    async def commit(self, batch: Batch, checkpoint: Checkpoint) -> None:
+        """See ``Processor``."""
+        if not batch.work:
+            await self._pool.run(move(checkpoint, batch.page.ceiling))
+            return
+        async with self._pool.transaction() as session:
+            await session.run(move(checkpoint, batch.page.ceiling))
+            await self._tables.apply_in_runs(session, batch.work)
 
     def forget(self) -> None:
         """See ``Processor``."""

@@ -64,7 +64,7 @@ class Checkpoint:
 def claim(shard: str, owner: UUID, *, start: int = 0) -> Op[Checkpoint]:
     """Become the owner of *shard* under a new epoch; a shard never run begins at *start*."""
     found = yield from one(CLAIM, shard, owner, start)
-    assert found is not None  # noqa: S101 - an upsert without WHERE always answers a row
+    assert found is not None
     return Checkpoint(shard, owner, found.epoch, found.position)
 
 

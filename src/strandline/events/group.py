@@ -74,7 +74,7 @@ class Waiting:
         """Tell the caller, if it still waits."""
         if self.future.done():
             return
-        if self.sent and (is_connection_loss(error) or not isinstance(error, Exception)):
+        if self.sent and (isinstance(error, Unavailable) or not isinstance(error, Exception)):
             unknown = OutcomeUnknown(
                 f"the append to {self.item.stream!r} may or may not be stored: {error};"
                 f" its event ids are {', '.join(one[0] for one in self.item.events[:3])}:"

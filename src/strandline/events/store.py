@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any
 from uuid import UUID
 
+from strandline.errors import DatabaseUnavailable
 from strandline.events import bulk
 from strandline.events import read as reading
 from strandline.events.append import Append
@@ -20,8 +21,10 @@ from strandline.events.event import (
 )
 from strandline.events.gaps import read_mark
 from strandline.events.group import AppendGroup
+from strandline.events.high_water import HighWater
 from strandline.postgres.pools import Pools
 from strandline.settings import Settings
+from strandline.telemetry.signals import Signals
 
 
 class EventStore:
@@ -39,6 +42,9 @@ class EventStore:
         self._types = types
         self._settings = settings
         self._group = AppendGroup(pools.work, settings, on_appended=on_appended)
+        self._high_water = HighWater(
+            pools.control, settings, Signals(), on_moved=lambda _: None
+        )
 
     async def close(self) -> None:
         """Finish the appends under way and take no more."""
@@ -80,7 +86,7 @@ class EventStore:
                 checked_number(value, what)
         names = None if types is None else self._names(types)
         if settled:
-            mark = (await self._pools.work.run(read_mark())).position
+            mark = await self._settled()
             up_to = mark if up_to is None else min(up_to, mark)
         left = limit
         while left is None or left > 0:
@@ -148,6 +154,13 @@ class EventStore:
             chunk_events=chunk_events,
             on_progress=on_progress,
         )
+
+    async def _settled(self) -> int:
+        """The mark, after one look: there may be no node that looks."""
+        try:
+            return await self._high_water.tick()
+        except DatabaseUnavailable:  # a standby cannot decide, but it can read what was decided
+            return (await self._pools.work.run(read_mark())).position
 
     def _names(self, types: Iterable[type[Any] | str]) -> list[str]:
         names: list[str] = []

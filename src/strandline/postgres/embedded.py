@@ -318,7 +318,7 @@ class _Launch:
             cwd="/",
             start_new_session=True,
         ) as process:
-            assert process.stdout is not None  # noqa: S101 - for the type checker
+            assert process.stdout is not None
             self._output = os.dup(process.stdout.fileno())
         # It has forked and ended: the supervisor is nobody's child.
 
@@ -358,14 +358,14 @@ _in_use: set[Embedded] = set()
 
 def _after_fork_in_child() -> None:
     for embedded in _in_use:
-        embedded._forget_after_fork()  # noqa: SLF001 - same module
+        embedded._forget_after_fork()
     _in_use.clear()
 
 
 @atexit.register
 def _at_exit() -> None:
     for embedded in list(_in_use):
-        embedded._leave_at_exit()  # noqa: SLF001 - same module
+        embedded._leave_at_exit()
 
 
 if hasattr(os, "register_at_fork"):

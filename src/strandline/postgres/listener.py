@@ -6,7 +6,6 @@ server-wide lock at commit, so notices go out after commit, at most one per inte
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -21,7 +21,6 @@ from strandline.postgres.operations import Answer, AsyncpgSession, Op
 from strandline.settings import Settings
 
 
-
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
     """How full a pool is."""

@@ -226,7 +226,7 @@ def create_data(folder: Path, binaries: Path, *, durable: bool) -> None:
     """Run initdb with a new random password; complete, or as if it had never been called."""
     fresh, secret = folder / "data.new", folder / "initdb.password"
     if fresh.exists():
-        import shutil  # noqa: PLC0415 - slow to load, and needed after an interrupted start only
+        import shutil
 
         shutil.rmtree(fresh)
     fresh.mkdir(mode=0o700)

@@ -26,6 +26,7 @@ _HEADER = re.compile(
     r"^-- name: (?P<name>\w+)\((?P<parameters>[^)]*)\) :(?P<rows>one|many|none)$", re.MULTILINE
 )
 _PLAN = re.compile(r"^-- plan: (?P<index>\w+|\{\w+\})$", re.MULTILINE)
+_PARAMETER = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\d+)""")
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
 
@@ -133,6 +134,11 @@ def columns(row: type[Any]) -> list[str]:
     """The column names that a row class, a dataclass or msgspec struct, expects, in order."""
     names: tuple[str, ...] | None = getattr(row, "__struct_fields__", None)
     return [one.name for one in fields(row)] if names is None else list(names)
+
+
+def moved_up(sql: str, by: int = 1) -> str:
+    """*sql* with every ``$n`` turned into ``$n+by``; texts and quoted names stay as they are."""
+    return _PARAMETER.sub(lambda one: f"${int(one[1]) + by}" if one[1] else one[0], sql)
 
 
 def quoted(name: str) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from strandline.errors import InvalidDefinition, InvalidInput, UndecodableEvent
 from strandline.postgres.operations import Call, Op, many, none, one
-from strandline.postgres.statements import SqlFile, Statement, literal, quoted
+from strandline.postgres.statements import SqlFile, Statement, literal, moved_up, quoted
 from strandline.projections.multi_stream import MultiStream
 from strandline.projections.single_stream import SingleStream
 
@@ -219,7 +219,7 @@ def _condition(
     if where is None:
         return "true", []
     if isinstance(where, str):
-        return re.sub(r"\$(\d+)", lambda n: f"${int(n[1]) + 1}", where), list(arguments)
+        return moved_up(where), list(arguments)
     parts: list[str] = []
     values: list[Any] = []
     rest: dict[str, Any] = {}

@@ -97,7 +97,7 @@ class PageFold:
         """
         position = 0
         try:
-            for key, step, event, envelope, version, position in pieces:  # noqa: B007 - told below
+            for key, step, event, envelope, version, position in pieces:
                 document = documents[key]
                 document.state = step(document.state, event, envelope)
                 document.version = version
@@ -125,7 +125,7 @@ class PageFold:
 
     def _group_multi(self, rows: Sequence[Row]) -> list[Piece]:
         projection = self._multi
-        assert projection is not None  # noqa: S101 - told by the caller
+        assert projection is not None
         full = self.wants_envelope
         pieces: list[Piece] = []
         for row in rows:

@@ -280,7 +280,7 @@ def _statement(text: str) -> Verbatim:
 def _told(error: BaseException) -> str:
     """What the server said: our own words for it are about our own tables."""
     said = error.__cause__ or error if isinstance(error, StrandlineError) else error
-    return str(said) or type(said).__name__
+    return " ".join(str(said).split()) or type(said).__name__
 
 
 def _event_annotation(handler: Handler) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import msgspec
 from strandline.errors import ApplyFailed, InvalidDefinition, InvalidEvent, InvalidInput
 from strandline.postgres.faults import sqlstate
 from strandline.postgres.operations import Call, Op, many, none, one
-from strandline.postgres.statements import SqlFile, Statement, quoted
+from strandline.postgres.statements import SqlFile, Statement, moved_up, quoted
 from strandline.projections.column_types import constant_sql
 from strandline.projections.event_fields import Kind
 from strandline.projections.table_declaration import Line, Table, index_columns
@@ -217,7 +216,7 @@ class TableRows:
         if where is None:
             return "true", []
         if isinstance(where, str):
-            return re.sub(r"\$(\d+)", lambda n: f"${int(n[1]) + 1}", where), list(arguments)
+            return moved_up(where), list(arguments)
         known = {column.name: column for column in self.columns}
         parts: list[str] = []
         values: list[Any] = []
@@ -295,7 +294,7 @@ def _values(line: Line, columns: Iterable[Column]) -> Iterable[tuple[Column, Val
 def _unstorable(error: Exception) -> str | None:
     """Why PostgreSQL cannot store an outcome; None when *error* is about something else."""
     told: BaseException = error.__cause__ or error if isinstance(error, InvalidEvent) else error
-    return str(told) if sqlstate(told)[:2] in _CANNOT_STORE else None
+    return " ".join(str(told).split()) if sqlstate(told)[:2] in _CANNOT_STORE else None
 
 
 def _reason(probe: Statement[Count], floor: int, ceiling: int) -> Op[str | None]:

@@ -135,9 +135,7 @@ class AppScenario:
         async def step() -> None:
             __tracebackhide__ = True
             first = self._before.get(stream, 0) + 1
-            events = await self._app.read_stream(
-                stream, tenant=self._tenant, from_version=first
-            )
+            events = await self._app.read_stream(stream, tenant=self._tenant, from_version=first)
             found = [event.data for event in events]
             same(found, list(expected), f"events appended to {stream!r}")
 
@@ -152,7 +150,9 @@ class AppScenario:
             if raised is None:
                 raise AssertionError(f"{error.__name__} was not raised")
             if not isinstance(raised, error):
-                raise AssertionError(f"not {error.__name__} was raised, but {raised!r}") from raised
+                raise AssertionError(  # noqa: TRY004 - a failed expectation, not a wrong argument
+                    f"not {error.__name__} was raised, but {raised!r}"
+                ) from raised
             if match not in str(raised):
                 raise AssertionError(f"{match!r} is not in {str(raised)!r}") from raised
 
@@ -205,9 +205,10 @@ class AppScenario:
                 failed.set_exception(notice.facts["error"])
 
         end = self._app.signals.listen(hear)
-        caught = asyncio.ensure_future(self._app.catch_up(timeout=self._timeout))
+        caught = asyncio.create_task(self._app.catch_up(timeout=self._timeout))
         try:
-            await asyncio.wait({caught, failed}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {caught, failed}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if failed.done():
                 failed.result()
             await caught

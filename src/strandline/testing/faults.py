@@ -135,7 +135,7 @@ class _Line:
         self._server, self._to_server = server, to_server
         self._doomed = False
         current = asyncio.current_task()
-        assert current is not None  # noqa: S101 - made inside the connection's own task
+        assert current is not None
         self.task: asyncio.Task[None] = current
 
     async def carry(self) -> None:

@@ -83,6 +83,6 @@ async def _until_none(look: Callable[[], list[str]], patience: float) -> list[st
     """What *look* still finds after *patience* seconds, asked as soon as it finds nothing."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
-    while (found := look()) and loop.time() < deadline:
+    while (found := look()) and loop.time() < deadline:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0.01)
     return found

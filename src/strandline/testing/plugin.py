@@ -30,7 +30,6 @@ from typing import Any
 
 import pytest
 
-
 _OPEN_PARTS = ("_daemon", "_store", "_runtime", "_listener", "_notifier", "_waiting", "_pools")
 
 

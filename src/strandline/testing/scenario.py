@@ -31,9 +31,7 @@ STREAM = "stream-1"
 Definition = type[SingleStream[S]] | type[MultiStream[S]]
 
 
-def scenario(
-    projection: Definition[S], *, app: Any = None, tenant: str = "default"
-) -> Scenario[S]:
+def scenario(projection: Definition[S], *, app: Any = None, tenant: str = "default") -> Scenario[S]:
     """Begin a scenario for *projection*.
 
     Args:
@@ -144,7 +142,9 @@ class Scenario(Generic[S]):
         if raised is None:
             raise AssertionError(f"{error.__name__} was not raised")
         if not isinstance(raised, error):
-            raise AssertionError(f"not {error.__name__} was raised, but {raised!r}") from raised
+            raise AssertionError(  # noqa: TRY004 - a failed expectation, not a wrong argument
+                f"not {error.__name__} was raised, but {raised!r}"
+            ) from raised
         if match not in str(raised):
             raise AssertionError(f"{match!r} is not in {str(raised)!r}") from raised
         return self

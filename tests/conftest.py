@@ -1,16 +1,12 @@
-"""One server for the run, one database per test."""
+"""Strandline's own tests use the plugin's fixtures, under shorter names, and run async tests."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from strandline.testing.database import fresh_database
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -24,23 +20,12 @@ def pytest_pyfunc_call(pyfuncitem: Any) -> bool | None:
 
 
 @pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
-    """The PostgreSQL server of this run: STRANDLINE_DATABASE_URL, or an embedded one."""
-    given = os.environ.get("STRANDLINE_DATABASE_URL")
-    if given:
-        yield given
-        return
-    from strandline.postgres.embedded import Embedded
-
-    with Embedded(app="strandline-tests", durable=False) as server:
-        yield server.url
+def server_url(strandline_server: str) -> str:
+    """The PostgreSQL server of this run."""
+    return strandline_server
 
 
 @pytest.fixture
-def database_url(server_url: str) -> Iterator[str]:
+def database_url(strandline_database: str) -> str:
     """A fresh, migrated database."""
-    with asyncio.Runner() as runner:
-        context = fresh_database(server_url)
-        url = runner.run(context.__aenter__())
-        yield url
-        runner.run(context.__aexit__(None, None, None))
+    return strandline_database

@@ -224,6 +224,7 @@ class Agent:
         self._around.signals.tell(
             "batch_committed", shard=self.shard, floor=batch.page.floor, ceiling=batch.page.ceiling
         )
+        await self._tell_running()  # a long catch-up shows its rate, and that a pause is over
 
     async def _first_position(self) -> int:
         if self._start == "present":

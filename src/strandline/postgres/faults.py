@@ -75,7 +75,7 @@ def _translated(error: Exception, what: str) -> Exception:
     if state == "23505" and "events_id" in _constraint(error):
         return DuplicateEvent(f"{what}: an event id is already stored in another place: {error}")
     if state[:2] in _BAD_DATA:
-        return InvalidEvent(f"{what}: PostgreSQL refuses a value: {error}")
+        return InvalidEvent(f"{what}: PostgreSQL cannot store this: {error}")
     if state in _MISSING and what not in USERS_SQL:
         return SchemaOutOfDate(
             f"{what}: {error}; run `strandline migrate apply` with this version of strandline"

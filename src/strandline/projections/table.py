@@ -253,16 +253,20 @@ def _row_class(projection: Table) -> type[Any]:
     return msgspec.defstruct(f"{type(projection).__name__}Row", members, frozen=True)
 
 
-def _created(projection: Table, table: str) -> Statement[Any]:
-    definitions = []
+def _definitions(projection: Table) -> str:
+    made = []
     for column in projection.columns_of_table:
         definition = f"{quoted(column.name)} {column.type.sql}"
         if column.default is not None:
             definition += f" DEFAULT {constant_sql(column.default, column.type)}"
-        definitions.append(definition + " NOT NULL" * column.required)
+        made.append(definition + " NOT NULL" * column.required)
+    return ",\n    ".join(made)
+
+
+def _created(projection: Table, table: str) -> Statement[Any]:
     return _CREATE.about(
         table=table,
-        definitions=",\n    ".join(definitions),
+        definitions=_definitions(projection),
         key=quoted(f"{projection.table}_pkey"),
         key_columns=", ".join(quoted(column.name) for column in projection.keys),
     )

@@ -76,9 +76,12 @@ CREATE TYPE {schema}.append_outcome AS (
 -- expected: n exactly that; 0 no stream; -1 any; -2 the stream must exist. A stream stands in a batch once.
 -- Order is a rule here: streams first (row lock, ROW EXCLUSIVE on streams, an xid), positions after.
 -- A refused item draws no position.
+-- A connection keeps its plan while streams grows from nothing to millions, so there must be no other
+-- plan than one index look-up an item: no hashed EXISTS, no sequential scan.
 CREATE FUNCTION {schema}.append_batch(batch text)
 RETURNS SETOF {schema}.append_outcome
 LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
 AS $body$
 DECLARE
     items jsonb := batch::jsonb;
@@ -93,7 +96,7 @@ BEGIN
         SELECT g.tenant, g.stream, g.type, g.n, g.expected
           FROM given g
          WHERE g.expected IN (0, -1)
-            OR EXISTS (SELECT FROM {schema}.streams e WHERE e.tenant = g.tenant AND e.id = g.stream)
+            OR (SELECT true FROM {schema}.streams e WHERE e.tenant = g.tenant AND e.id = g.stream)
          ORDER BY g.tenant, g.stream  -- one order for everybody: batches cannot deadlock
         ON CONFLICT (tenant, id) DO UPDATE
            SET version = s.version + excluded.version,
@@ -171,6 +174,10 @@ BEGIN
     IF EXISTS (SELECT FROM jsonb_array_elements(events) AS u(e)
                 WHERE jsonb_typeof(e) <> 'object' OR coalesce(e->>'type', '') = '' OR e->'data' IS NULL) THEN
         RAISE EXCEPTION 'every event needs a "type" and "data"' USING ERRCODE = 'SL004';
+    END IF;
+    IF octet_length(stream_type) NOT BETWEEN 1 AND 200
+       OR EXISTS (SELECT FROM jsonb_array_elements(events) AS u(e) WHERE octet_length(e->>'type') > 200) THEN
+        RAISE EXCEPTION 'an event type and a stream type have 1 to 200 bytes' USING ERRCODE = 'SL004';
     END IF;
     IF expected IS NULL OR expected < -2 THEN
         RAISE EXCEPTION 'expected is a version, 0 (no stream), -1 (any) or -2 (stream exists)' USING ERRCODE = 'SL004';

@@ -91,6 +91,7 @@ CREATE INDEX gaps_watched ON strandline.gaps USING btree (first) WHERE watched;
 CREATE OR REPLACE FUNCTION strandline.append_batch(batch text)
  RETURNS SETOF strandline.append_outcome
  LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
 AS $function$
 DECLARE
     items jsonb := batch::jsonb;
@@ -105,7 +106,7 @@ BEGIN
         SELECT g.tenant, g.stream, g.type, g.n, g.expected
           FROM given g
          WHERE g.expected IN (0, -1)
-            OR EXISTS (SELECT FROM "strandline".streams e WHERE e.tenant = g.tenant AND e.id = g.stream)
+            OR (SELECT true FROM "strandline".streams e WHERE e.tenant = g.tenant AND e.id = g.stream)
          ORDER BY g.tenant, g.stream  -- one order for everybody: batches cannot deadlock
         ON CONFLICT (tenant, id) DO UPDATE
            SET version = s.version + excluded.version,
@@ -173,6 +174,10 @@ BEGIN
     IF EXISTS (SELECT FROM jsonb_array_elements(events) AS u(e)
                 WHERE jsonb_typeof(e) <> 'object' OR coalesce(e->>'type', '') = '' OR e->'data' IS NULL) THEN
         RAISE EXCEPTION 'every event needs a "type" and "data"' USING ERRCODE = 'SL004';
+    END IF;
+    IF octet_length(stream_type) NOT BETWEEN 1 AND 200
+       OR EXISTS (SELECT FROM jsonb_array_elements(events) AS u(e) WHERE octet_length(e->>'type') > 200) THEN
+        RAISE EXCEPTION 'an event type and a stream type have 1 to 200 bytes' USING ERRCODE = 'SL004';
     END IF;
     IF expected IS NULL OR expected < -2 THEN
         RAISE EXCEPTION 'expected is a version, 0 (no stream), -1 (any) or -2 (stream exists)' USING ERRCODE = 'SL004';

@@ -13,8 +13,8 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import strandline as sl
 
+import strandline as sl
 from bench import workload
 from bench.harness import (
     Measure,

@@ -251,7 +251,16 @@ def bound(table: type[Table], types: EventTypes = TYPES) -> TableRows:
 def record(stored: Stored) -> tuple[Any, ...]:
     name, data = TYPES.encode(stored.event)
     one = stored
-    return (one.position, one.version, one.recorded_at, uuid4(), one.tenant, one.stream, name, data.decode())
+    return (
+        one.position,
+        one.version,
+        one.recorded_at,
+        uuid4(),
+        one.tenant,
+        one.stream,
+        name,
+        data.decode(),
+    )
 
 
 async def store(connection: Any, *records: tuple[Any, ...]) -> None:
@@ -322,7 +331,9 @@ def python_fold(rows: TableRows, log: list[Stored]) -> dict[tuple[Any, ...], dic
         for rule in projection.rules:
             if type(one.event) not in rule.events:
                 continue
-            sources = [as_change(rule.given.get(key.name, key.key)).value for key in projection.keys]
+            sources = [
+                as_change(rule.given.get(key.name, key.key)).value for key in projection.keys
+            ]
             values = [
                 fitted(read(value, one), kinds[key.name])
                 for key, value in zip(projection.keys, sources, strict=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 import strandline as sl
-
 from examples.gitledger import history
 from examples.gitledger.git import readable
 from examples.gitledger.history import Commit, Kind, directories, key

@@ -37,9 +37,7 @@ from examples.gitledger.verify import verify as compare
 console = Console(highlight=False, soft_wrap=True)
 
 
-def main(
-    repo: Path, *, verify: bool, database_url: str | None = None, next_steps: str = ""
-) -> int:
+def main(repo: Path, *, verify: bool, database_url: str | None = None, next_steps: str = "") -> int:
     """Do all of it. 0: done and as git says; 1: a read model differs; 2: it could not be done."""
     if database_url:
         app.settings = replace(app.settings, database_url=database_url)

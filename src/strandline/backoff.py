@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
 
-import logging
-
 import stamina
-
 
 # What is tried again is logged by us, with context; stamina's own words go nowhere unless asked for.
 logging.getLogger("stamina").addHandler(logging.NullHandler())

@@ -91,7 +91,9 @@ class Requests:
             InvalidInput: There is none.
         """
         items = [
-            self.prepare(one[0], one[1], **({"expected": one[2]} if len(one) == 3 else {}), **options)
+            self.prepare(
+                one[0], one[1], **({"expected": one[2]} if len(one) == 3 else {}), **options
+            )
             for one in appends
         ]
         if not items:
@@ -117,9 +119,7 @@ class Requests:
         else:
             done = yield from appending.append_together(items)
         for item, appended in zip(items, done, strict=True):
-            following = [
-                one for one in concerned if one.wants([event[1] for event in item.events])
-            ]
+            following = [one for one in concerned if one.wants([event[1] for event in item.events])]
             if following and not appended.stored_before:
                 after = appended.version - len(item.events)
                 rows = yield from appended_rows(

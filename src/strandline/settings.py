@@ -24,7 +24,9 @@ class Settings:
     """All options of an app. Each is read from ``STRANDLINE_<NAME>`` too; durations are seconds."""
 
     database_url: str = option("", "PostgreSQL to use; empty starts an embedded server")
-    embedded_dir: str = option("", "folder of embedded servers, one below it per app; empty: the user's data folder")
+    embedded_dir: str = option(
+        "", "folder of embedded servers, one below it per app; empty: the user's data folder"
+    )
     schema: str = option("strandline", "PostgreSQL schema that holds all tables")
     migrate_at_start: bool = option(True, "apply missing migrations when the app opens")
 

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from strandline.daemon.progress import POLL, behind
 from strandline.daemon.checkpoint import positions
+from strandline.daemon.progress import POLL, behind
 from strandline.errors import AnswerTimedOut, InvalidDefinition, NotOpen
 from strandline.events import read as reading
 from strandline.events.event import (

@@ -148,9 +148,7 @@ async def _toggle(bench: Bench, model: Model, stream: str) -> None:
 
 async def _run(url: str, program: list[Step | Toggle]) -> None:
     async with opened(url) as bench:
-        await bench.rows(
-            "TRUNCATE strandline.streams, strandline.events RESTART IDENTITY"
-        )
+        await bench.rows("TRUNCATE strandline.streams, strandline.events RESTART IDENTITY")
         model = Model()
         for step in program:
             if isinstance(step, Toggle):

@@ -111,9 +111,7 @@ async def test_a_line_of_appends_to_one_stream_costs_no_time_while_it_waits(
     """A free sender must not look again and again at a line that cannot move."""
     looks = []
     take = group.AppendGroup._take
-    monkeypatch.setattr(
-        group.AppendGroup, "_take", lambda self: looks.append(1) or take(self)
-    )
+    monkeypatch.setattr(group.AppendGroup, "_take", lambda self: looks.append(1) or take(self))
     async with opened(database_url) as bench:
         await bench.append("hot", Deposited(0))
         async with locked(bench, "hot"):
@@ -161,9 +159,7 @@ async def test_bad_data_fails_alone(database_url: str) -> None:
 
         assert [n for n, one in enumerate(found) if isinstance(one, InvalidEvent)] == [3, 7]
         assert sum(isinstance(one, Appended) for one in found) == 8
-        assert await bench.rows(
-            "SELECT id FROM strandline.streams WHERE id IN ('s3', 's7')"
-        ) == []
+        assert await bench.rows("SELECT id FROM strandline.streams WHERE id IN ('s3', 's7')") == []
 
 
 async def test_a_duplicate_id_fails_alone(database_url: str) -> None:

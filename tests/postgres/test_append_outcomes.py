@@ -82,9 +82,7 @@ async def test_an_append_that_never_gets_an_answer_says_so(database_url: str, ta
             await bench.append(f"s{number}", Deposited(0))
         made = [bench.prepare(f"s{n}", Deposited(1)) for n in range(tasks)]
         async with locked(bench, "s0"):
-            waiting = [
-                asyncio.create_task(bench.store.append_prepared(item)) for item in made
-            ]
+            waiting = [asyncio.create_task(bench.store.append_prepared(item)) for item in made]
             await until(lambda: is_waiting(bench, 1))
             proxy.refuse()
             found = await answers(waiting)

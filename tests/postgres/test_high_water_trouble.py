@@ -86,9 +86,7 @@ async def test_rivals_that_settle_at_the_same_moment_record_a_gap_once(
 
         await first.execute("BEGIN")
         await first.fetchrow(settle, 2, heads[2], 100, "rolled_back", "{}")
-        behind = asyncio.create_task(
-            second.fetchrow(settle, 4, heads[4], 100, "rolled_back", "{}")
-        )
+        behind = asyncio.create_task(second.fetchrow(settle, 4, heads[4], 100, "rolled_back", "{}"))
         blocked = "SELECT cardinality(pg_blocking_pids($1)) > 0"
         await lab.until(lambda: watcher.fetchval(blocked, second.get_server_pid()))
         await first.execute("COMMIT")
@@ -241,8 +239,7 @@ async def test_a_look_without_news_reads_a_handful_of_blocks(
             await own.execute("SET plan_cache_mode = force_generic_plan")
             await own.execute(f"PREPARE look AS {text}")
             plan = "\n".join(
-                row[0]
-                for row in await own.fetch("EXPLAIN (ANALYZE, BUFFERS) EXECUTE look (50000)")
+                row[0] for row in await own.fetch("EXPLAIN (ANALYZE, BUFFERS) EXECUTE look (50000)")
             )
             await own.execute("DEALLOCATE look")
             assert "Seq Scan on events" not in plan

@@ -153,9 +153,7 @@ async def test_an_id_that_is_given_twice_is_stored_once_whatever_the_chunks(
 ) -> None:
     async with opened(database_url) as bench:
         twice = [*given(5), *given(5)]
-        done = await bench.store.import_events(
-            twice, skip_existing=True, chunk_events=chunk_events
-        )
+        done = await bench.store.import_events(twice, skip_existing=True, chunk_events=chunk_events)
 
         assert (done.events, done.skipped) == (5, 5)
         assert await log(bench) == expected(5)

@@ -233,7 +233,10 @@ async def test_sql_appends_and_the_store_reads(database_url: str) -> None:
     async with opened(database_url) as bench:
         with psycopg.connect(database_url) as connection:
             assert appended(connection, "a", body(1, 2)) == (2, 2)
-            assert appended(connection, "a", body(3, id=name, metadata={"user": "ada"}), 2) == (3, 3)
+            assert appended(connection, "a", body(3, id=name, metadata={"user": "ada"}), 2) == (
+                3,
+                3,
+            )
             typed = ", tenant => 'two', stream_type => 'account'"
             assert appended(connection, "a", body(4), 0, named=typed) == (1, 4)
 

@@ -128,7 +128,7 @@ async def test_types_without_a_class_are_reported_or_kept(database_url: str) -> 
 async def test_json_that_does_not_fit_its_class_is_named(database_url: str) -> None:
     async with opened(database_url) as bench:
         await bench.append("a", Deposited(1))
-        await bench.rows("UPDATE strandline.events SET data = '{\"amount\": \"much\"}'")
+        await bench.rows('UPDATE strandline.events SET data = \'{"amount": "much"}\'')
 
         with pytest.raises(UndecodableEvent, match="'deposited' at position 1"):
             await bench.store.read_stream("a")
@@ -248,7 +248,7 @@ async def test_a_settled_read_does_not_overtake_a_slow_commit(database_url: str)
         slow = await asyncpg.connect(database_url)
         await slow.execute("BEGIN")
         await slow.execute(
-            "SELECT strandline.append('slow', '[{\"type\": \"deposited\", \"data\": {\"amount\": 1}}]')"
+            'SELECT strandline.append(\'slow\', \'[{"type": "deposited", "data": {"amount": 1}}]\')'
         )
         await bench.append("a", Deposited(2))
 

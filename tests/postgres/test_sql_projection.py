@@ -212,7 +212,9 @@ def test_definitions_that_cannot_work_are_refused() -> None:
 
 
 @pytest.mark.parametrize("in_runs", [True, False])
-async def test_statements_run_in_the_order_they_were_queued(database_url: str, in_runs: bool) -> None:
+async def test_statements_run_in_the_order_they_were_queued(
+    database_url: str, in_runs: bool
+) -> None:
     tables = bound(Orders)
     desk = await opened(database_url, tables)
     happened = [
@@ -255,7 +257,9 @@ async def test_a_statement_that_fails_is_told_with_handler_and_text(
     desk = await opened(database_url, tables)
     queued = tables.collect(rows_of(Placed("a", 1), Placed("a", 2)))
 
-    with pytest.raises(ApplyFailed, match=r"placed: duplicate key .*\(INSERT INTO orders") as failed:
+    with pytest.raises(
+        ApplyFailed, match=r"placed: duplicate key .*\(INSERT INTO orders"
+    ) as failed:
         if in_runs:
             await tables.apply_in_runs(desk.session, queued)
         else:
@@ -348,6 +352,8 @@ async def test_a_setup_that_fails_is_a_fault_of_the_definition(database_url: str
 
     desk = Desk(await asyncpg.connect(database_url))
 
-    with pytest.raises(InvalidDefinition, match='orders:v1: setup failed: syntax error at .* "TABEL"'):
+    with pytest.raises(
+        InvalidDefinition, match='orders:v1: setup failed: syntax error at .* "TABEL"'
+    ):
         await desk.session.run(bound(Broken).create())
     await desk.connection.close()

@@ -80,9 +80,13 @@ class Bench:
 
     async def _connect(self, url: str) -> Any:
         # another time zone than UTC: nothing may depend on the session's
-        return await asyncpg.connect(url, server_settings={"TimeZone": "Asia/Kathmandu", "jit": "off"})
+        return await asyncpg.connect(
+            url, server_settings={"TimeZone": "Asia/Kathmandu", "jit": "off"}
+        )
 
-    async def fold(self, log: list[Stored], edges: list[int], *, inline: bool) -> list[dict[Any, Any]]:
+    async def fold(
+        self, log: list[Stored], edges: list[int], *, inline: bool
+    ) -> list[dict[Any, Any]]:
         await self.connection.execute("TRUNCATE strandline.events")
         await store(self.connection, *map(record, log))
         answers = []
@@ -127,7 +131,14 @@ def test_any_log_in_any_pages_gives_the_rows_of_a_plain_fold(
     bench: Bench, logs: Any, cuts: set[int], steps: int, inline: bool
 ) -> None:
     log = [
-        Stored(number * steps, tenant, stream, 1000 * number + version, AT + timedelta(days=number), event)
+        Stored(
+            number * steps,
+            tenant,
+            stream,
+            1000 * number + version,
+            AT + timedelta(days=number),
+            event,
+        )
         for number, (tenant, stream, version, event) in enumerate(logs, 1)
     ]
     edges = [0, *sorted(cuts), 200]

@@ -45,7 +45,9 @@ from strandline.projections.table_values import (
 )
 
 
-async def folded(url: str, table: type[Table], *given: Any, pages: tuple[int, ...] = ()) -> list[Any]:
+async def folded(
+    url: str, table: type[Table], *given: Any, pages: tuple[int, ...] = ()
+) -> list[Any]:
     """The rows after *given*, folded in pages that end at *pages*."""
     stored = events(*given)
     rows = bound(table)
@@ -75,11 +77,15 @@ async def test_events_before_a_deletion_have_no_effect_and_later_ones_begin_anew
         Closed("b"),
     )
 
-    assert [(row.account, row.total, row.first_note, row.events) for row in rows] == [("a", 2, None, 1)]
+    assert [(row.account, row.total, row.first_note, row.events) for row in rows] == [
+        ("a", 2, None, 1)
+    ]
 
 
 async def test_a_row_of_an_earlier_page_is_deleted(database_url: str) -> None:
-    rows = await folded(database_url, Everything, Noted("a", 5), Noted("b", 1), Closed("a"), pages=(2,))
+    rows = await folded(
+        database_url, Everything, Noted("a", 5), Noted("b", 1), Closed("a"), pages=(2,)
+    )
 
     assert [row.account for row in rows] == ["b"]
 
@@ -201,7 +207,9 @@ async def test_a_value_that_does_not_fit_is_told_with_projection_column_and_posi
     connection: Any = await asyncpg.connect(database_url)
     session = AsyncpgSession(connection, "strandline")
     good = map(record, events(*[Noted("a", 1)] * 9))
-    await store(connection, *good, (10, 10, AT, uuid4(), "t", "s", "Noted", '{"account":"a","amount":"x"}'))
+    await store(
+        connection, *good, (10, 10, AT, uuid4(), "t", "s", "Noted", '{"account":"a","amount":"x"}')
+    )
     await session.run(rows.create())
 
     with pytest.raises(ApplyFailed, match='simple:v1: invalid input syntax for type bigint: "x"'):
@@ -220,7 +228,9 @@ async def test_a_sum_out_of_range_fails_as_the_projections_fault(database_url: s
         await folded(database_url, Simple, Noted("a", 2**63 - 1), Noted("a", 1))
 
 
-async def test_a_key_too_long_for_an_index_fails_as_the_projections_fault(database_url: str) -> None:
+async def test_a_key_too_long_for_an_index_fails_as_the_projections_fault(
+    database_url: str,
+) -> None:
     key = "".join(uuid4().hex for _ in range(300))
 
     with pytest.raises(ApplyFailed, match="presence:v1: index row"):
@@ -241,7 +251,9 @@ async def test_a_table_declared_differently_wants_a_new_version(database_url: st
     changed.named("simple", 1, "async")
     changed.bind(TYPES, None)
 
-    with pytest.raises(InvalidDefinition, match=r"simple:v1: .* \(at, events, last, total\): raise the"):
+    with pytest.raises(
+        InvalidDefinition, match=r"simple:v1: .* \(at, events, last, total\): raise the"
+    ):
         await session.run(TableRows(changed).create())
     await connection.close()
 
@@ -284,4 +296,3 @@ async def test_rows_are_found_by_columns_and_by_sql(database_url: str) -> None:
     await session.run(rows.drop())
     assert await connection.fetchval("SELECT to_regclass('strandline.table_ledger_v1')") is None
     await connection.close()
-

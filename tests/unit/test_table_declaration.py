@@ -78,7 +78,10 @@ def with_rules(*rules: Any, **columns: Any) -> type[Table]:
 
 
 REFUSED = {
-    "no key": (type("It", (Table,), {"n": column(int), "rules": (on(Paid),)}), "no key: say which row"),
+    "no key": (
+        type("It", (Table,), {"n": column(int), "rules": (on(Paid),)}),
+        "no key: say which row",
+    ),
     "no rules": (with_rules(), "no rules: say what events do"),
     "a rule of its own making": (with_rules(Paid), r"rules are made by sl\.on\(EventClass"),
     "an event that is not registered": (
@@ -162,9 +165,18 @@ REFUSED = {
         with_rules(on(Paid, n=bucket("day", STREAM)), n=column(str)),
         "a bucket is made of a datetime",
     ),
-    "a type that is none": (with_rules(on(Paid), n=column(object)), "column 'n': .* is no column type"),
-    "a written type that is none": (with_rules(on(Paid), n=column("money")), "'money' is no column type"),
-    "sql in a type": (with_rules(on(Paid), n=column("int; --")), "is no column type; these can be used"),
+    "a type that is none": (
+        with_rules(on(Paid), n=column(object)),
+        "column 'n': .* is no column type",
+    ),
+    "a written type that is none": (
+        with_rules(on(Paid), n=column("money")),
+        "'money' is no column type",
+    ),
+    "sql in a type": (
+        with_rules(on(Paid), n=column("int; --")),
+        "is no column type; these can be used",
+    ),
     "a default that does not fit": (
         with_rules(on(Paid), n=column(int, default="x")),
         "column 'n': 'x' is text, the column is bigint",
@@ -174,10 +186,22 @@ REFUSED = {
         with_rules(on(Paid), n=column(int, key="amount", default=0)),
         "a key column has no default",
     ),
-    "a reserved name": (with_rules(on(Paid), tenant=column(str)), "column 'tenant': the name is reserved"),
-    "a system column": (with_rules(on(Paid), xmin=column(str)), "column 'xmin': the name is reserved"),
-    "a capital letter": (with_rules(on(Paid), Total=column(int)), "column 'Total': a name is made of a-z"),
-    "a long name": (with_rules(on(Paid), **{"n" * 64: column(int)}), "a name has at most 63 characters"),
+    "a reserved name": (
+        with_rules(on(Paid), tenant=column(str)),
+        "column 'tenant': the name is reserved",
+    ),
+    "a system column": (
+        with_rules(on(Paid), xmin=column(str)),
+        "column 'xmin': the name is reserved",
+    ),
+    "a capital letter": (
+        with_rules(on(Paid), Total=column(int)),
+        "column 'Total': a name is made of a-z",
+    ),
+    "a long name": (
+        with_rules(on(Paid), **{"n" * 64: column(int)}),
+        "a name has at most 63 characters",
+    ),
     "an index on nothing": (
         type("It", (with_rules(on(Paid)),), {"indexes": ("account, x",)}),
         "index 'account, x': no column 'x'",
@@ -198,7 +222,9 @@ def test_what_cannot_run_is_refused_where_it_is_declared(what: str) -> None:
 
 
 def test_a_table_cannot_be_folded_on_demand() -> None:
-    with pytest.raises(InvalidDefinition, match="a table is stored; it is inline or async, not live"):
+    with pytest.raises(
+        InvalidDefinition, match="a table is stored; it is inline or async, not live"
+    ):
         bound(with_rules(on(Paid)), "live")
 
 
@@ -233,7 +259,9 @@ def test_columns_may_be_called_like_what_a_projection_has() -> None:
     assert [one.name for one in definition.columns_of_table] == [
         "name", "version", "kind", "table", "keys", "order",
     ]  # fmt: skip
-    row = TableRows(definition).row(tenant="t", name="x", version=1, kind=None, table=None, keys=[], order=None)
+    row = TableRows(definition).row(
+        tenant="t", name="x", version=1, kind=None, table=None, keys=[], order=None
+    )
     assert (row.name, row.version) == ("x", 1)
 
 
@@ -276,11 +304,15 @@ def test_no_name_of_a_statement_is_found_in_texts() -> None:
         safe_literal("\0")
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, Decimal("NaN"), datetime(2030, 1, 1), object()])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, Decimal("NaN"), datetime(2030, 1, 1), object()]
+)
 def test_a_constant_that_cannot_be_stored_is_refused(value: Any) -> None:
     kind = {float: float, Decimal: Decimal, datetime: datetime}.get(type(value), str)
 
-    with pytest.raises(InvalidDefinition, match="is not finite|has no time zone|cannot be a constant"):
+    with pytest.raises(
+        InvalidDefinition, match="is not finite|has no time zone|cannot be a constant"
+    ):
         bound(with_rules(on(Paid, n=constant(value)), n=column(kind)))
 
 

@@ -160,11 +160,7 @@ class App(Registration, EventFace, ModelFace):
         self._daemon = Daemon(
             wiring,
             Feed(pools.work, self.registry.types, self.settings),
-            [
-                shard
-                for shard in runtime.shards(self._begin)
-                if not chosen or shard.name in chosen
-            ],
+            [shard for shard in runtime.shards(self._begin) if not chosen or shard.name in chosen],
             on_progress=self._opened(self._waiting).wake,
         )
         try:

@@ -134,7 +134,9 @@ async def _tell(app: App, options: Options, *, runs: bool) -> None:
     from strandline.postgres.embedded import Embedded
 
     own = not app.settings.database_url
-    folder = str(Embedded(app.settings.embedded_folder(app.name), app=app.name).folder) if own else None
+    folder = (
+        str(Embedded(app.settings.embedded_folder(app.name), app=app.name).folder) if own else None
+    )
     if options.json:
         facts = {"url": app.url, "folder": folder, "app": options.app if runs else None}
         output.write_json_line(facts)

@@ -245,7 +245,12 @@ class Agent:
         """A note for people; that it cannot be written must not stop the work."""
         state = self._told_state = "running" if self.state == "claiming" else self.state
         op = checkpoints.tell(
-            self.shard, state, node=self._around.node, reason=self.reason, failure=failure, rate=rate
+            self.shard,
+            state,
+            node=self._around.node,
+            reason=self.reason,
+            failure=failure,
+            rate=rate,
         )
         try:
             await self._around.control.run(op)

@@ -104,7 +104,13 @@ def positions(shards: list[str]) -> Op[dict[str, int]]:
 
 
 def tell(
-    shard: str, state: str, *, node: str, reason: str = "", failure: str | None = None, rate: float = 0
+    shard: str,
+    state: str,
+    *,
+    node: str,
+    reason: str = "",
+    failure: str | None = None,
+    rate: float = 0,
 ) -> Op[None]:
     """Write down how an agent is doing, for people."""
     yield from none(TELL, shard, state, node, reason, failure, rate)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from strandline.backoff import Backoff
-from strandline.errors import Unavailable
 from strandline.daemon.agent import Agent, AgentStatistics, Surroundings
 from strandline.daemon.batch import Processor
 from strandline.daemon.feed import Feed
 from strandline.daemon.progress import CHANNEL as PROGRESS_CHANNEL
+from strandline.errors import Unavailable
 from strandline.events.gaps import read_mark
 from strandline.events.high_water import HighWater, HighWaterStatistics
 from strandline.postgres.listener import Listener, Notifier

@@ -111,7 +111,9 @@ class Feed:
         task = self._shared.get(after)
         if task is not None and task.done() and (task.cancelled() or task.exception()):
             task = None
-        if task is None or (task.done() and task.result().ceiling < mark and not task.result().rows):
+        if task is None or (
+            task.done() and task.result().ceiling < mark and not task.result().rows
+        ):
             task = asyncio.create_task(self._fetch_shared(after, mark))
             self._shared[after] = task
             while len(self._shared) > KEPT_PAGES:

@@ -64,7 +64,9 @@ class SubscriptionProcessor:
         given = EventBatch(batch.work, batch.page.floor, ceiling, checkpoint.epoch)
         if self._subscription.takes_transaction:
             async with self._pool.transaction() as session:
-                await session.run(move(checkpoint, ceiling))  # first: whoever lost the shard stops here
+                await session.run(
+                    move(checkpoint, ceiling)
+                )  # first: whoever lost the shard stops here
                 await self._call(given, self._begin(session))
         else:
             await self._call(given)

@@ -42,7 +42,9 @@ from strandline.settings import Settings
 
 _encode = msgspec.json.Encoder().encode
 
-MAX_APPEND_BYTES = 33_554_432  # of one statement; jsonb may need six times that, and ends at 256 MiB
+MAX_APPEND_BYTES = (
+    33_554_432  # of one statement; jsonb may need six times that, and ends at 256 MiB
+)
 
 
 _NO_LISTS = (str, bytes, Mapping, set, frozenset)  # iterable, and yet no events in order
@@ -231,9 +233,7 @@ def append_together(items: Sequence[Append]) -> Op[list[Appended]]:
         return found
     outcomes = yield from many(APPEND_TOGETHER, batch(items))
     refused = [
-        item
-        for item, outcome in zip(items, outcomes, strict=True)
-        if outcome.outcome == "refused"
+        item for item, outcome in zip(items, outcomes, strict=True) if outcome.outcome == "refused"
     ]
     if refused:
         found = yield from _all_stored(items)  # a twin of this append may have been under way

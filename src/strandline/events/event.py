@@ -127,7 +127,9 @@ def new_id() -> str:
     milliseconds = time.time_ns() // 1_000_000
     tail = os.urandom(10).hex()
     head = f"{milliseconds:012x}"
-    return f"{head[:8]}-{head[8:]}-7{tail[:3]}-{'89ab'[int(tail[3], 16) & 3]}{tail[4:7]}-{tail[7:19]}"
+    return (
+        f"{head[:8]}-{head[8:]}-7{tail[:3]}-{'89ab'[int(tail[3], 16) & 3]}{tail[4:7]}-{tail[7:19]}"
+    )
 
 
 _UNFIT = re.compile("[\0\ud800-\udfff]")

@@ -249,9 +249,7 @@ class HighWater:
             self._count(probes=1)
             present = all_keys(holder.keys for holder in found)
             if look.gap and look.head is not None:
-                self._generations.add(
-                    Generation(look.highest, look.head, present, len(found), now)
-                )
+                self._generations.add(Generation(look.highest, look.head, present, len(found), now))
             await self._decide(present)
         if watch:
             self._watched_at = now

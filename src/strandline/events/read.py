@@ -121,7 +121,9 @@ def archive(stream: str, *, tenant: str = DEFAULT_TENANT) -> Op[StreamState]:
     Raises:
         StreamNotFound: There is no such stream.
     """
-    return _there((yield from one(_ARCHIVE, checked_tenant(tenant), checked_stream(stream))), stream)
+    return _there(
+        (yield from one(_ARCHIVE, checked_tenant(tenant), checked_stream(stream))), stream
+    )
 
 
 def unarchive(stream: str, *, tenant: str = DEFAULT_TENANT) -> Op[StreamState]:
@@ -143,7 +145,9 @@ def _there(state: StreamState | None, stream: str) -> StreamState:
 
 def _aware(moment: datetime | None) -> datetime | None:
     if moment is not None and moment.tzinfo is None:
-        raise InvalidVersion(f"as_of={moment!r} has no time zone: use datetime.now(UTC) and the like")
+        raise InvalidVersion(
+            f"as_of={moment!r} has no time zone: use datetime.now(UTC) and the like"
+        )
     return moment
 
 
@@ -151,7 +155,4 @@ def _recorded(
     rows: Sequence[Sequence[Any]], types: EventTypes, unknown: UnknownTypes
 ) -> list[RecordedEvent[Any]]:
     decode = types.decode if unknown == "raise" else types.decode_or_unknown
-    return [
-        RecordedEvent(decode(row[1], row[0], position=row[4]), *row[1:])
-        for row in rows
-    ]
+    return [RecordedEvent(decode(row[1], row[0], position=row[4]), *row[1:]) for row in rows]

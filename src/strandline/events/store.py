@@ -42,9 +42,7 @@ class EventStore:
         self._types = types
         self._settings = settings
         self._group = AppendGroup(pools.work, settings, on_appended=on_appended)
-        self._high_water = HighWater(
-            pools.control, settings, Signals(), on_moved=lambda _: None
-        )
+        self._high_water = HighWater(pools.control, settings, Signals(), on_moved=lambda _: None)
 
     async def close(self) -> None:
         """Finish the appends under way and take no more."""
@@ -56,9 +54,7 @@ class EventStore:
 
     async def read_stream(self, stream: str, **options: Any) -> list[RecordedEvent[Any]]:
         """See ``App.read_stream``."""
-        return await self._pools.work.run(
-            reading.read_stream(stream, types=self._types, **options)
-        )
+        return await self._pools.work.run(reading.read_stream(stream, types=self._types, **options))
 
     async def read_all(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 _current_span: Callable[[], Any] | None
 _no_span: Any = None
 try:
-    from opentelemetry.trace import INVALID_SPAN as _no_span
+    from opentelemetry.trace import INVALID_SPAN as _no_span  # noqa: N811 - None where it is not installed
     from opentelemetry.trace import get_current_span as _current_span
 except ImportError:
     _current_span = None

@@ -64,7 +64,7 @@ def translated(error: Exception, what: str) -> Exception:
     return ours
 
 
-def _translated(error: Exception, what: str) -> Exception:
+def _translated(error: Exception, what: str) -> Exception:  # noqa: PLR0911 - a list of cases
     state = sqlstate(error)
     if state.startswith("SL"):
         return _own(error, state)

@@ -49,8 +49,9 @@ class Listener:
         self._loop = Loop("listener", self._connected, Rhythm(interval=5.0, limit=30.0))
 
     def on(self, channel: str, call: Callable[[str], None]) -> Callable[[], None]:
-        """Call *call* with the payload of every notice on *channel*, and with ``""`` after a
-        reconnect, since notices may have been missed. The answer ends that.
+        """Call *call* with the payload of every notice on *channel*. The answer ends that.
+
+        After a reconnect it is called with ``""``, since notices may have been missed.
         """
         calls = self._hears.setdefault(self._full(channel), [])
         calls.append(call)

@@ -108,7 +108,6 @@ class AsyncpgSession:
             answer: Answer = stop.value
             return answer
 
-
     async def copy(
         self, table: str, records: Sequence[Sequence[Any]], columns: Sequence[str]
     ) -> None:

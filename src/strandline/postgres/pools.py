@@ -71,6 +71,7 @@ class Pool:
                         int(settings.idle_transaction_timeout * 1000)
                     ),
                     "TimeZone": "UTC",
+                    "jit": "off",  # our statements are short; compiling one takes longer
                 },
             )
         except driver_errors() as error:

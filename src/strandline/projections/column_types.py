@@ -145,7 +145,9 @@ def constant_sql(value: Any, column: ColumnType) -> str:
     elif isinstance(value, datetime):
         text = value.astimezone(UTC).isoformat()
     else:
-        text = str(msgspec.to_builtins(value)) if not isinstance(value, bool) else str(value).lower()
+        text = (
+            str(msgspec.to_builtins(value)) if not isinstance(value, bool) else str(value).lower()
+        )
     return f"{safe_literal(text)}::{column.cast}"
 
 

@@ -149,9 +149,7 @@ def _members(cls: Any) -> dict[str, _Member] | None:
         }
     hints = _hints(origin)
     declared = (
-        dataclasses.fields(origin)
-        if dataclasses.is_dataclass(origin)
-        else origin.__attrs_attrs__  # type: ignore[attr-defined]  # what makes it an attrs class
+        dataclasses.fields(origin) if dataclasses.is_dataclass(origin) else origin.__attrs_attrs__  # type: ignore[attr-defined]  # what makes it an attrs class
     )
     return {
         one.name: _Member(one.name, hints.get(one.name, Any), _value(one.default, _factory(one)))
@@ -199,7 +197,9 @@ def _dug(default: Any, names: Iterable[str]) -> Any:
     """The JSON of *default*, or of what stands in it under *names*; None where there is none."""
     try:
         dump = getattr(default, "model_dump", None)
-        found = dump(mode="json") if dump is not None else msgspec.to_builtins(default, str_keys=True)
+        found = (
+            dump(mode="json") if dump is not None else msgspec.to_builtins(default, str_keys=True)
+        )
     except Exception:  # a marker for "required", or what has no JSON form
         return None
     for name in names:
@@ -207,9 +207,7 @@ def _dug(default: Any, names: Iterable[str]) -> Any:
     return found
 
 
-def _unknown(
-    cls: type[Any], path: str, inside: Any, members: Mapping[str, _Member]
-) -> str:
+def _unknown(cls: type[Any], path: str, inside: Any, members: Mapping[str, _Member]) -> str:
     where = "" if inside is cls else f" (in {getattr(inside, '__name__', inside)})"
     known = ", ".join(members) or "none"
     return (

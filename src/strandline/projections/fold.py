@@ -53,9 +53,7 @@ def envelope_of(row: Row, data: Any) -> RecordedEvent[Any]:
 class PageFold:
     """The fold of one projection over pages of rows."""
 
-    def __init__(
-        self, projection: SingleStream[Any] | MultiStream[Any], types: EventTypes
-    ) -> None:
+    def __init__(self, projection: SingleStream[Any] | MultiStream[Any], types: EventTypes) -> None:
         self.projection = projection
         self.wanted: dict[str, Wanted] = {}
         for cls in projection.event_classes:

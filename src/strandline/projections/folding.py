@@ -86,10 +86,8 @@ def compiled(
             _sort_in(handler, state, types, parts, by_class, ending)
     if not by_class:
         raise InvalidDefinition(f"a projection of {state.__name__} handles no event")
-    if any(roles.create for roles in by_class.values()):
-        begin = None
-    else:
-        begin = _beginning(state)
+    is_created = any(roles.create for roles in by_class.values())
+    begin = None if is_created else _beginning(state)
     steps = {
         cls: (_step(roles, begin, tuple(ending)), _wants_envelope(roles))
         for cls, roles in by_class.items()
@@ -155,7 +153,7 @@ def _wants_envelope(roles: Roles) -> bool:
     return any(one is not None and one[1] for one in (roles.create, roles.apply, roles.delete))
 
 
-def _step(
+def _step(  # noqa: C901 - the rules of the page above, in their order
     roles: Roles,
     begin: Callable[[], Any] | None,
     ending: tuple[Callable[[Any], bool], ...],
@@ -165,7 +163,7 @@ def _step(
     if plain and apply is not None and not apply[1]:
         return _plain_step(apply[0], begin)
 
-    def step(state: Any, event: Any, envelope: Any) -> Any:
+    def step(state: Any, event: Any, envelope: Any) -> Any:  # noqa: C901 - the same
         if create is not None and (state is None or apply is None):
             state = create[0](envelope if create[1] else event)
         elif apply is not None:

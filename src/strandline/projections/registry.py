@@ -62,7 +62,9 @@ class Registry:
         for one in self.projections.values():
             if reference in (one, type(one), one.name, one.label):
                 return one
-        name = reference if isinstance(reference, str) else getattr(reference, "__name__", reference)
+        name = (
+            reference if isinstance(reference, str) else getattr(reference, "__name__", reference)
+        )
         known = ", ".join(sorted(self.projections)) or "none"
         raise UnknownProjection(f"no projection {name!r} is registered (registered: {known})")
 

@@ -36,7 +36,9 @@ class SingleStream(Projection, Generic[State]):
         """The event classes it handles."""
         return tuple(self.folder.steps)
 
-    def fold(self, events: Iterable[RecordedEvent[Any]], state: State | None = None) -> State | None:
+    def fold(
+        self, events: Iterable[RecordedEvent[Any]], state: State | None = None
+    ) -> State | None:
         """Fold *events* in order, onto *state* when given; None when there is no document."""
         steps = self.folder.steps
         for event in events:

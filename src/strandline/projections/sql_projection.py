@@ -212,7 +212,9 @@ class OwnTables:
             try:
                 await session.connection.executemany(text, [one.arguments for one in together])
             except driver_errors() as error:
-                failed = self._blamed(translated(error, "your SQL"), together[0]._replace(position=0))
+                failed = self._blamed(
+                    translated(error, "your SQL"), together[0]._replace(position=0)
+                )
                 raise failed from error
 
     def follow(self, rows: Sequence[Row]) -> Op[None]:

@@ -150,11 +150,11 @@ class Table(Projection):
             raise InvalidDefinition("no rules: say what events do, as rules = (sl.on(...), ...)")
         return tuple(lines)
 
-    def _line(
-        self, rule: Rule, cls: type[Any], types: EventTypes, number: tuple[int, int]
-    ) -> Line:
+    def _line(self, rule: Rule, cls: type[Any], types: EventTypes, number: tuple[int, int]) -> Line:
         if cls not in types.names:
-            raise InvalidDefinition("it is not a registered event: decorate it with @app.event first")
+            raise InvalidDefinition(
+                "it is not a registered event: decorate it with @app.event first"
+            )
         unknown = set(rule.given) - {one.name for one in self.columns_of_table}
         if unknown:
             known = ", ".join(one.name for one in self.columns_of_table)

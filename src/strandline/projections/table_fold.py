@@ -72,7 +72,9 @@ class Fold:
         }
 
     def _key(self, column: Column) -> str:
-        made = self._by_rule(lambda line: line.keys[column.name].sql(line.cls, column.type, "e"), "e")
+        made = self._by_rule(
+            lambda line: line.keys[column.name].sql(line.cls, column.type, "e"), "e"
+        )
         return made or "NULL"
 
     def _lane_source(self) -> str:
@@ -155,9 +157,7 @@ class Fold:
             return found
         return f"CASE WHEN {place} IS NULL THEN {start} ELSE {found} END"
 
-    def _done(
-        self, column: Column, doing: dict[Line, Change], start: str, guard: str
-    ) -> str:
+    def _done(self, column: Column, doing: dict[Line, Change], start: str, guard: str) -> str:
         how = next(iter(doing.values())).how
         if all(one.how is How.COUNT for one in doing.values()):
             count = self._aggregate(f"count(*){_filter([self._unless_all(list(doing)), guard])}")

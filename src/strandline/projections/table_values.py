@@ -188,7 +188,9 @@ def refuse_misfit(column: ColumnType, kind: Kind, what: str) -> None:
     """Refuse a value that the column cannot take."""
     if kind is Kind.ANY or kind in TAKES[column.kind]:
         return
-    hint = ' (use sl.bucket("day", ...))' if (kind, column.kind) == (Kind.DATETIME, Kind.DATE) else ""
+    hint = (
+        ' (use sl.bucket("day", ...))' if (kind, column.kind) == (Kind.DATETIME, Kind.DATE) else ""
+    )
     raise InvalidDefinition(f"{what} is {kind}, the column is {column.sql}{hint}")
 
 

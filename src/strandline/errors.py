@@ -1,39 +1,39 @@
 """Every exception strandline raises on purpose, grouped by what the caller should do.
 
-StrandlineError
-├── SetupError              fix the program or its settings
-│   ├── InvalidSetting
-│   ├── InvalidDefinition
-│   ├── MissingExtra
-│   ├── SchemaOutOfDate
-│   ├── UnknownProjection
-│   ├── UnregisteredEvent
-│   ├── NotOpen
-│   └── TransactionFailed
-├── InvalidInput            change what you passed; nothing was written
-│   ├── InvalidStream
-│   ├── InvalidVersion
-│   └── InvalidEvent
-│       └── PayloadTooLarge
-├── NotFound                ask for something else, or wait for it
-│   ├── StreamNotFound
-│   └── DocumentNotFound
-├── ConflictError           read again, decide again
-│   ├── WrongVersion
-│   ├── DuplicateEvent
-│   └── StreamArchived
-├── OwnershipLost           stop writing at once; another owner exists or may exist
-│   └── CheckpointMoved
-├── Unavailable             wait and try again; nothing was decided
-│   ├── DatabaseUnavailable
-│   ├── PoolExhausted
-│   ├── AnswerTimedOut
-│   ├── OutcomeUnknown
-│   └── ServerNotStarted
-└── EventFailure            bad data or a bad rule; the projection's failure policy decides
-    ├── UndecodableEvent
-    ├── UnknownEventType
-    └── ApplyFailed
+    StrandlineError
+    ├── SetupError              fix the program or its settings
+    │   ├── InvalidSetting
+    │   ├── InvalidDefinition
+    │   ├── MissingExtra
+    │   ├── SchemaOutOfDate
+    │   ├── UnknownProjection
+    │   ├── UnregisteredEvent
+    │   ├── NotOpen
+    │   └── TransactionFailed
+    ├── InvalidInput            change what you passed; nothing was written
+    │   ├── InvalidStream
+    │   ├── InvalidVersion
+    │   └── InvalidEvent
+    │       └── PayloadTooLarge
+    ├── NotFound                ask for something else, or wait for it
+    │   ├── StreamNotFound
+    │   └── DocumentNotFound
+    ├── ConflictError           read again, decide again
+    │   ├── WrongVersion
+    │   ├── DuplicateEvent
+    │   └── StreamArchived
+    ├── OwnershipLost           stop writing at once; another owner exists or may exist
+    │   └── CheckpointMoved
+    ├── Unavailable             wait and try again; nothing was decided
+    │   ├── DatabaseUnavailable
+    │   ├── PoolExhausted
+    │   ├── AnswerTimedOut
+    │   ├── OutcomeUnknown
+    │   └── ServerNotStarted
+    └── EventFailure            bad data or a bad rule; the projection's failure policy decides
+        ├── UndecodableEvent
+        ├── UnknownEventType
+        └── ApplyFailed
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ layers: $(STAMP) ## the import contracts
 	$(BIN)/lint-imports
 
 chaos: $(STAMP) ## the tests that kill, freeze and restart, for longer
-	STRANDLINE_CHAOS=long $(BIN)/pytest -q tests/cluster tests/postgres/test_high_water_fuzz.py
+	STRANDLINE_CHAOS=long STRANDLINE_FUZZ_SECONDS=60 $(BIN)/pytest -q --timeout 600 tests/cluster tests/model tests/postgres/test_high_water_fuzz.py \
+	  tests/postgres/test_daemon.py tests/postgres/test_append_outcomes.py
 
 $(BENCH_STAMP): $(STAMP)
 	@if command -v uv >/dev/null 2>&1; then uv pip install -q -p $(VENV) -e ".[bench]"; \

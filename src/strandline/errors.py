@@ -34,6 +34,8 @@
         ├── UndecodableEvent
         ├── UnknownEventType
         └── ApplyFailed
+
+docs/reference/errors.md is made from this file.
 """
 
 from __future__ import annotations

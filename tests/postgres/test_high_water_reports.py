@@ -48,7 +48,8 @@ async def test_a_stale_gap_names_its_holder_once_and_clears(
         (holder,) = facts["holders"]
         assert (facts["position"], facts["highest"], facts["seconds"]) == (0, 2, 3.0)
         assert holder.pid == slow.get_server_pid()
-        assert (holder.application, holder.user) == ("nightly report", "postgres")
+        user = await slow.fetchval("SELECT current_user")
+        assert (holder.application, holder.user) == ("nightly report", user)
         assert holder.state == "idle in transaction"
         assert holder.client == "127.0.0.1"
         assert holder.age > 0

@@ -11,7 +11,8 @@ from tally import (
     tally_app,
 )
 
-from strandline.errors import AnswerTimedOut
+from strandline.errors import AnswerTimedOut, ApplyFailed
+from strandline.projections.subscription import EventBatch
 
 
 async def test_waiting_for_a_position_reads_your_own_write(database_url: str) -> None:
@@ -75,3 +76,21 @@ async def test_inline_and_live_projections_need_no_waiting(database_url: str) ->
         await app.wait_for(done.position, "positions", "folded", timeout=1)
         await app.catch_up(timeout=1)
         assert (await app.live("folded", "s")).versions == [1]
+
+
+async def test_catching_up_ends_with_the_failure_of_a_projection_that_pauses(
+    database_url: str,
+) -> None:
+    app = tally_app(database_url)
+
+    @app.subscription("refuses")
+    async def refuse(batch: EventBatch) -> None:
+        raise ValueError("not this one")
+
+    async with app:
+        await fill(app, 3)
+
+        with pytest.raises(ApplyFailed, match="not this one"):
+            await app.catch_up(timeout=30)
+
+        assert not app.is_running

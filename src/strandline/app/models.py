@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -16,6 +17,7 @@ from strandline.events.gaps import highest_position
 from strandline.projections.projection import Lifecycle
 from strandline.projections.registry import Reference, Registry
 from strandline.requests import Requests
+from strandline.telemetry.signals import Notice, Signals
 
 if TYPE_CHECKING:
     from strandline.postgres.pools import Pools
@@ -43,6 +45,8 @@ class ModelFace:
     if TYPE_CHECKING:
         registry: Registry
         settings: Settings
+        signals: Signals
+        _started: tuple[Any, ...]
 
         @property
         def pools(self) -> Pools: ...
@@ -205,17 +209,26 @@ class ModelFace:
 
         Raises:
             AnswerTimedOut: It took longer than *timeout* seconds.
+            StrandlineError: A projection paused, every try of a batch having failed: its failure.
         """
         target = await self.pools.control.run(highest_position())
         shards = self._shards(projections)
         if not shards:
             return target
         started = not self.is_running
-        if started:
-            await self.start(*projections)
+        paused = _first_pause(self.signals, shards)
+        arriving = asyncio.ensure_future(self.waiting.until(target, shards, timeout=timeout))
         try:
-            await self.waiting.until(target, shards, timeout=timeout)
+            if started:
+                await self.start(*projections)
+            either: set[asyncio.Future[Any]] = {arriving, paused}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if paused.done() and not arriving.done():
+                raise paused.result()
+            await arriving
         finally:
+            arriving.cancel()
+            paused.cancel()
             if started:
                 await self.stop()
         return target
@@ -241,14 +254,16 @@ class ModelFace:
             )
         running = self.is_running
         await self.stop()
-        # Refuses whoever runs it before the table is locked: a batch that waits for the shard's
-        # row holds the table, and would deadlock with the statements below.
-        await self.pools.work.run(checkpoints.reset(definition.shard))
-        async with self.pools.work.transaction() as session:
-            await session.run(checkpoints.reset(definition.shard))
-            await session.run(self.requests.empty(definition))
-        if running:
-            await self.start()
+        try:
+            # Refuses whoever runs it before the table is locked: a batch that waits for the
+            # shard's row holds the table, and would deadlock with the statements below.
+            await self.pools.work.run(checkpoints.reset(definition.shard))
+            async with self.pools.work.transaction() as session:
+                await session.run(checkpoints.reset(definition.shard))
+                await session.run(self.requests.empty(definition))
+        finally:
+            if running:
+                await self.start(*self._started)
 
     def _shards(self, projections: Iterable[Reference]) -> list[str]:
         named = list(projections)
@@ -257,3 +272,16 @@ class ModelFace:
         found = [self.registry.shard(one) for one in named]
         run = set(self.registry.shards())
         return [one for one in found if one in run]  # inline and live ones are never behind
+
+
+def _first_pause(signals: Signals, shards: list[str]) -> asyncio.Future[Exception]:
+    """The failure of the first of *shards* that pauses from now on."""
+    failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+
+    def hear(notice: Notice) -> None:
+        if notice.name == "shard_paused" and notice.facts["shard"] in shards and not failure.done():
+            failure.set_result(notice.facts["error"])
+
+    end = signals.listen(hear)
+    failure.add_done_callback(lambda _: end())
+    return failure

@@ -148,7 +148,10 @@ class Loop:
             self.failure = error
             self._last_error = repr(error)
             return None
-        except Exception as error:  # one bad step must not end the loop
+        except (Exception, asyncio.CancelledError) as error:  # one bad step must not end the loop
+            current = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and (not current or current.cancelling()):
+                raise  # this loop was told to end, and not just something that its step awaited
             self._failures += 1
             self._consecutive += 1
             self._last_error = repr(error)

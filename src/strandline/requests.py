@@ -15,7 +15,13 @@ from strandline.events.event import Appended, RecordedEvent, checked_stream
 from strandline.postgres.operations import Op
 from strandline.projections.documents import Documents
 from strandline.projections.fold import PageFold
-from strandline.projections.inline import Inline, InlineDocuments, appended_rows, take_turns
+from strandline.projections.inline import (
+    Inline,
+    InlineDocuments,
+    all_or_nothing,
+    appended_rows,
+    take_turns,
+)
 from strandline.projections.multi_stream import MultiStream
 from strandline.projections.projection import Lifecycle, Projection
 from strandline.projections.registry import Reference, Registry
@@ -128,6 +134,11 @@ class Requests:
                 for inline in following:
                     yield from inline.follow(rows)
         return done
+
+    def append_within(self, items: Sequence[Append]) -> Op[list[Appended]]:
+        """``append`` inside the caller's transaction, who may catch its error and go on."""
+        op = self.append(items)
+        return (yield from all_or_nothing(op) if self.concerned(items) else op)
 
     # ---- read models
 

@@ -65,14 +65,14 @@ class Transaction:
             metadata=metadata,
             ids=ids,
         )
-        return self._session.run(self._requests.append([item]))[0]
+        return self._session.run(self._requests.append_within([item]))[0]
 
     def append_many(
         self, appends: Iterable[tuple[str, Any] | tuple[str, Any, int]], **options: Any
     ) -> list[Appended]:
         """Append to several streams, all or none; see ``strandline.App.append_many``."""
         return self._session.run(
-            self._requests.append(self._requests.prepare_many(appends, **options))
+            self._requests.append_within(self._requests.prepare_many(appends, **options))
         )
 
     def read_stream(self, stream: str, **options: Any) -> list[RecordedEvent[Any]]:

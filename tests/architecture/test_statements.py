@@ -94,6 +94,7 @@ def _driven(operation: Any) -> list[Statement[Any]]:
 REAL: dict[str, Callable[[], dict[str, Statement[Any]]]] = {
     "strandline/projections/table.sql": _of_a_table,
 }
+IN_A_SAVEPOINT = {"undo_append", "keep_append"}
 IN_AN_EMPTY_DATABASE = {"create_migrations_table"}  # a migrated one has it already
 
 PYTHON_TYPES: dict[Any, set[str]] = {
@@ -159,6 +160,8 @@ async def test_a_block_fits_what_it_declares(path: Path, name: str, database_url
         if statement.rows == "none" and not statement.parameters:
             if name in IN_AN_EMPTY_DATABASE:
                 sql = f"DROP SCHEMA strandline CASCADE; CREATE SCHEMA strandline; {sql}"
+            elif name in IN_A_SAVEPOINT:
+                sql = f"SAVEPOINT strandline_append; {sql}"
             await _tried(connection, sql)  # may be a command that cannot be prepared
             return
         prepared = await connection.prepare(sql)

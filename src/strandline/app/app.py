@@ -67,6 +67,7 @@ class App(Registration, EventFace, ModelFace):
         self.node_name = f"{name}@{socket.gethostname()}:{os.getpid()}"
         self.url = ""
         self._server: Any = None
+        self._opening = asyncio.Lock()
         self._pools: Pools | None = None
         self._store: EventStore | None = None
         self._runtime: Runtime | None = None
@@ -74,6 +75,7 @@ class App(Registration, EventFace, ModelFace):
         self._notifier: Notifier | None = None
         self._waiting: Waiting | None = None
         self._daemon: Daemon | None = None
+        self._started: tuple[Any, ...] = ()  # what the node was told to run; empty for all
 
     # ---- life
 
@@ -85,17 +87,22 @@ class App(Registration, EventFace, ModelFace):
             ServerNotStarted: The embedded server did not start; the message says why.
             SchemaOutOfDate: Tables are missing and ``migrate_at_start`` is off, or are too new.
         """
-        if self._pools is not None:
-            return
-        self.url = self.settings.database_url or await self._embedded()
-        pools = Pools.to(self.url, self.settings)
+        async with self._opening:
+            if self._pools is None:
+                await self._open()
+
+    async def _open(self) -> None:
+        pools = None
         try:
+            self.url = self.settings.database_url or await self._embedded()
+            pools = Pools.to(self.url, self.settings)
             await pools.open()
             self.registry.bind()
             self._runtime = Runtime(self.registry, self.settings, pools.work)
             await self._migrate(pools)
         except BaseException:
-            await pools.close()
+            if pools is not None:
+                await pools.close()
             await self._stop_server()
             raise
         self._pools = pools
@@ -157,6 +164,7 @@ class App(Registration, EventFace, ModelFace):
             node_id=self.node_id,
             node_name=self.node_name,
         )
+        self._started = projections
         self._daemon = Daemon(
             wiring,
             Feed(pools.work, self.registry.types, self.settings),

@@ -56,7 +56,7 @@ class Transaction:
             metadata=metadata,
             ids=ids,
         )
-        (done,) = await self._session.run(self._requests.append([item]))
+        (done,) = await self._session.run(self._requests.append_within([item]))
         self._on_appended(done.position)
         return done
 
@@ -65,7 +65,7 @@ class Transaction:
     ) -> list[Appended]:
         """Append to several streams: ``(stream, events)`` or ``(stream, events, expected)`` each."""
         items = self._requests.prepare_many(appends, **options)
-        done = await self._session.run(self._requests.append(items))
+        done = await self._session.run(self._requests.append_within(items))
         self._on_appended(max(one.position for one in done))
         return done
 

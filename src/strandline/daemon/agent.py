@@ -25,7 +25,7 @@ from strandline.daemon import checkpoint as checkpoints
 from strandline.daemon.batch import Batch, Processor
 from strandline.daemon.checkpoint import Checkpoint
 from strandline.daemon.feed import Feed, Page
-from strandline.errors import EventFailure, OwnershipLost, Unavailable
+from strandline.errors import CheckpointMoved, EventFailure, OwnershipLost, Unavailable
 from strandline.loops import Loop, Rhythm
 from strandline.postgres.pools import Pool
 from strandline.telemetry.signals import Signals
@@ -100,6 +100,11 @@ class Agent:
             await asyncio.wait({self._ended}, timeout=2.0)
         return clean
 
+    def doubt(self) -> None:
+        """The database went back: read the checkpoint again before anything else is done."""
+        self._suspect = True
+        self._around.feed.wake()
+
     @property
     def position(self) -> int:
         """Everything up to here is applied; 0 before the claim."""
@@ -143,7 +148,7 @@ class Agent:
             await self._pause(error, backoff.pause)
             return True
         await self._tell_running()
-        if not self._stopping.is_set():
+        if not self._stopping.is_set() and not self._suspect:
             await self._around.feed.beyond(self.position)
         return not self._stopping.is_set()
 
@@ -178,10 +183,19 @@ class Agent:
             )
             around.signals.tell("shard_claimed", shard=self.shard, epoch=self.checkpoint.epoch)
         elif self._suspect:
+            self._processor.forget()
             self.checkpoint = await around.pool.run(checkpoints.reread(self.checkpoint))
         self._suspect = False
         self.state, self.reason = "running", ""
-        await self._pipeline(self.checkpoint.position)
+        try:
+            await self._pipeline(self.checkpoint.position)
+        except (
+            CheckpointMoved
+        ):  # by another epoch; or by a commit of ours, late after a lost answer
+            self._processor.forget()
+            self._suspect = True
+            self.checkpoint = await around.pool.run(checkpoints.reread(self.checkpoint))
+            self._suspect = False
 
     async def _pipeline(self, after: int) -> None:
         processor = self._processor
@@ -273,8 +287,9 @@ async def _range(floor: int, ceiling: int) -> Page:
     return Page(floor, max(floor, ceiling), ())
 
 
-def _can_be_tried_again(error: Exception) -> bool:
-    return not isinstance(error, OwnershipLost)
+def _can_be_tried_again(error: BaseException) -> bool:
+    # The retry library asks about a cancellation too, and would swallow it.
+    return isinstance(error, Exception) and not isinstance(error, OwnershipLost)
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:

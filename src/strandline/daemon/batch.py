@@ -180,7 +180,7 @@ class SqlProcessor:
         """See ``Processor``."""
 
 
-def blamed(label: str, error: Exception, positions: Sequence[int] = ()) -> Exception:
+def blamed(label: str, error: BaseException, positions: Sequence[int] = ()) -> Exception:
     """*error* as the projection's fault, unless it is one of ours already."""
     if isinstance(error, StrandlineError):
         return error

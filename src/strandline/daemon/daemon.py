@@ -81,7 +81,7 @@ class Daemon:
         await self._first_look()
         self._deaf = [
             wiring.listener.on(APPENDED_CHANNEL, lambda _: self.high_water.wake()),
-            wiring.listener.on(MARK_CHANNEL, self._mark_heard),
+            wiring.listener.on(MARK_CHANNEL, lambda _: self.high_water.wake()),  # a hint, no proof
         ]
         if any(shard.start == "present" for shard in self._shards):
             await self._bring_the_mark_up()
@@ -143,12 +143,13 @@ class Daemon:
             mark = position
 
     def _mark_moved(self, position: int) -> None:
+        if position < self._feed.mark:  # restored, or failed over: the checkpoints went back too
+            self._feed.move_back(position)
+            for agent in self.agents.values():
+                agent.doubt()
+            return
         self._feed.move(position)
         self._wiring.notifier.notify(MARK_CHANNEL, str(position))
-
-    def _mark_heard(self, payload: str) -> None:
-        if payload.isdigit():
-            self._feed.move(int(payload))
 
     def _progressed(self) -> None:
         self._on_progress()

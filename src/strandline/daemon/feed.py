@@ -76,6 +76,12 @@ class Feed:
             moved, self._moved = self._moved, asyncio.Event()
             moved.set()
 
+    def move_back(self, mark: int) -> None:
+        """The database went back to *mark*: what was beyond it is no longer true."""
+        self.mark = mark
+        self._shared.clear()
+        self.wake()
+
     def wake(self) -> None:
         """Let every waiting agent look again, though the mark has not moved."""
         moved, self._moved = self._moved, asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,12 @@ class SubscriptionProcessor:
     async def _call(self, batch: EventBatch, *transaction: Any) -> None:
         try:
             await self._subscription.handle(batch, *transaction)
+        except asyncio.CancelledError as error:
+            current = asyncio.current_task()
+            if current is None or current.cancelling():
+                raise
+            # of a task of the user's own: nobody told this shard to end
+            raise blamed(self.label, error, [event.position for event in batch]) from error
         except Exception as error:  # the user's function raises anything
             raise blamed(self.label, error, [event.position for event in batch]) from error
 

@@ -124,9 +124,15 @@ async def import_events(
             await asyncio.sleep(0)
         if writing is not None:
             await writing
+    except Exception:
+        if writing is not None:
+            await writing  # a chunk that could not be written is told before what came after it
+        raise
     finally:
-        if writing is not None and not writing.done():
+        if writing is not None:
             await asyncio.wait({writing})
+            if not writing.cancelled():
+                writing.exception()  # told already, or the caller was cancelled
     last = 0
     for line in progress.ends:
         rows = await pool.run(many(STORED, [UUID(line[1])], line[2]))

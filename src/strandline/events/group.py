@@ -51,6 +51,7 @@ from strandline.settings import Settings
 
 SENDERS = 2  # calls at the server at once: one is worked on there while the next is encoded
 MOST_WAITING_BYTES = 268_435_456  # JSON in line; beyond it the server is too far behind to help
+CLOSED = "the event store was closed before this append was sent"
 
 Key = tuple[str, str]
 
@@ -140,7 +141,7 @@ class AppendGroup:
             await asyncio.wait(self._senders, timeout=1.0)
         lines = (line for line in self._lines.values() if line)
         for one in [*self._ready, *(one for line in lines for one in line)]:
-            one.fail(NotOpen("the event store was closed before this append was sent"))
+            one.fail(NotOpen(CLOSED))
 
     async def _alone(self, item: Append) -> Appended:
         key = (item.tenant, item.stream)
@@ -211,9 +212,12 @@ class AppendGroup:
             self._send()
             try:
                 await self._together(taken)
-            except BaseException as error:
+            except Exception as error:  # told to whom it concerns; others wait for this sender
                 for one in taken:
                     one.fail(error)
+            except BaseException as error:
+                for one in taken:
+                    one.fail(error if one.sent else NotOpen(CLOSED))
                 raise
             finally:
                 for one in taken:

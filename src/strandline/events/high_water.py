@@ -155,7 +155,8 @@ class HighWater:
         settings: Intervals, ``stale_after``, ``force_after``.
         signals: Told ``high_water_stale``, ``high_water_cleared``, ``high_water_forced``,
             ``high_water_went_back`` and ``late_event``.
-        on_moved: Called with the new mark after it is committed; must not block.
+        on_moved: Called with the new mark after it is committed, and with a lower one when the
+            database went back; must not block.
         clock: Source of ages.
     """
 
@@ -373,6 +374,7 @@ class HighWater:
         )
         self._generations.clear()
         self._numbers = replace(self._numbers, position=look.mark)
+        self._on_moved(look.mark)
         self._signals.tell("high_water_went_back", before=before, position=look.mark)
 
     async def _decided(self, op: Op[Answer | None]) -> Answer | None:

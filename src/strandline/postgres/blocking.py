@@ -6,9 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from strandline.errors import DatabaseUnavailable, MissingExtra, PoolExhausted
-from strandline.postgres.faults import driver_errors, translated
+from strandline.errors import (
+    DatabaseUnavailable,
+    MissingExtra,
+    PoolExhausted,
+    TransactionFailed,
+)
+from strandline.postgres.faults import commit_failed, driver_errors, translated
 from strandline.postgres.operations import Answer, BlockingSession, Op
+from strandline.postgres.pools import FAILED_INSIDE
 from strandline.settings import Settings
 
 if TYPE_CHECKING:
@@ -95,9 +101,17 @@ class BlockingPool:
     @contextmanager
     def transaction(self) -> Iterator[BlockingSession]:
         """A connection inside a transaction: commits at the end of the block, or rolls back."""
+        from psycopg.pq import TransactionStatus
+
         with self.session() as session:
+            committing = False
             try:
                 with session.connection.transaction():
                     yield session
+                    if session.connection.info.transaction_status is TransactionStatus.INERROR:
+                        raise TransactionFailed(FAILED_INSIDE)
+                    committing = True
             except driver_errors() as error:
+                if committing:
+                    raise commit_failed(error) from error
                 raise translated(error, "transaction") from error

@@ -20,6 +20,7 @@ from strandline.errors import (
     DuplicateEvent,
     InvalidEvent,
     InvalidInput,
+    OutcomeUnknown,
     SchemaOutOfDate,
     StrandlineError,
     StreamArchived,
@@ -83,6 +84,19 @@ def _translated(error: Exception, what: str) -> Exception:  # noqa: PLR0911 - a 
     if not state and _lost(error):
         return DatabaseUnavailable(f"{what}: {error or type(error).__name__}; wait and try again")
     return error
+
+
+def commit_failed(error: Exception) -> Exception:
+    """The strandline error for a COMMIT that raised the driver's *error*."""
+    ours = translated(error, "commit")
+    if not (is_connection_loss(error) or isinstance(ours, AnswerTimedOut)):
+        return ours
+    unknown = OutcomeUnknown(
+        f"the transaction may or may not be committed, its COMMIT got no answer: {error!r};"
+        " look whether it took effect before you try again (appends with ids= are safe to repeat)"
+    )
+    unknown.__cause__ = error
+    return unknown
 
 
 def sqlstate(error: BaseException) -> str:

@@ -6,8 +6,10 @@ server-wide lock at commit, so notices go out after commit, at most one per inte
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +141,9 @@ class Notifier:
     async def stop(self) -> None:
         """Send what is due, and end."""
         await self._loop.stop(timeout=2.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2.0):
+                await self._sent()
 
     def notify(self, channel: str, payload: str = "") -> None:
         """Tell *channel* soon. A later payload replaces one not yet sent."""

@@ -101,6 +101,7 @@ class AsyncpgSession:
                     self.doubtful = True
                     call = op.throw(translated(error, call.statement.name))
                 except BaseException as error:  # the operation may clean up
+                    self.doubtful = True  # a cancelled statement fails its transaction
                     call = op.throw(error)
                 else:
                     call = op.send(rows)

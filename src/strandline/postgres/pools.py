@@ -7,6 +7,7 @@ high-water mark, checks and commands. LISTEN has a connection of its own (``list
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,10 +16,21 @@ from typing import Any
 
 import asyncpg
 
-from strandline.errors import DatabaseUnavailable, PoolExhausted, TransactionFailed
-from strandline.postgres.faults import driver_errors, translated
+from strandline.errors import (
+    DatabaseUnavailable,
+    PoolExhausted,
+    TransactionFailed,
+)
+from strandline.postgres.faults import commit_failed, driver_errors, translated
 from strandline.postgres.operations import Answer, AsyncpgSession, Op
 from strandline.settings import Settings
+
+log = logging.getLogger("strandline.pools")
+
+FAILED_INSIDE = (
+    "a statement failed inside the transaction and its error was caught there, so all of it"
+    " was rolled back: let the error leave the block, or use a savepoint"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,10 @@ class Pool:
             yield AsyncpgSession(connection, self.schema)
         finally:
             self._taken.pop(id(connection), None)
-            await pool.release(connection, timeout=5.0)
+            try:
+                await pool.release(connection, timeout=5.0)
+            except driver_errors() as error:  # asyncpg has closed it; what the block did stands
+                log.debug("a connection of pool %s was dropped: %r", self.name, error)
 
     async def run(self, op: Op[Answer]) -> Answer:
         """Run one operation on a connection of this pool, without a transaction around it."""
@@ -130,9 +145,12 @@ class Pool:
             try:
                 if session.doubtful:
                     await _refuse_failed(session)
-                await transaction.commit()
             except driver_errors() as error:
                 raise translated(error, "commit") from error
+            try:
+                await transaction.commit()
+            except driver_errors() as error:
+                raise commit_failed(error) from error
 
     def statistics(self) -> PoolStatistics:
         """A picture of now."""
@@ -207,10 +225,7 @@ async def _refuse_failed(session: AsyncpgSession) -> None:
     try:
         await session.connection.execute("SELECT")
     except asyncpg.InFailedSQLTransactionError as error:
-        raise TransactionFailed(
-            "a statement failed inside the transaction and its error was caught there, so all of it"
-            " was rolled back: let the error leave the block, or use a savepoint"
-        ) from error
+        raise TransactionFailed(FAILED_INSIDE) from error
 
 
 async def _rolled_back(transaction: Any) -> None:

@@ -8,15 +8,19 @@ projection, taken before positions are drawn, makes commit order and position or
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
-from strandline.postgres.operations import Call, Op, Rows, none
+from strandline.postgres.operations import Answer, Call, Op, Rows, none
 from strandline.postgres.statements import SqlFile
 from strandline.projections.documents import Documents
 from strandline.projections.fold import PageFold, Row
 
 _sql = SqlFile(__name__)
 TAKE_TURNS = _sql.none("take_turns")
+BEGIN_APPEND = _sql.none("begin_append")
+UNDO_APPEND = _sql.none("undo_append")
+KEEP_APPEND = _sql.none("keep_append")
 APPENDED_ROWS = _sql.many("appended_rows", tuple)
 
 
@@ -71,3 +75,18 @@ def take_turns(inlines: Iterable[Inline]) -> Op[None]:
 def appended_rows(tenant: str, stream: str, *, after: int, up_to: int) -> Op[Rows]:
     """The rows of versions *after* < version ≤ *up_to* of a stream."""
     return (yield Call(APPENDED_ROWS, (tenant, stream, after, up_to)))
+
+
+def all_or_nothing(op: Op[Answer]) -> Op[Answer]:
+    """Run *op*; when it fails, undo it, so that the transaction around it can go on without it."""
+    yield from none(BEGIN_APPEND)
+    try:
+        done = yield from op
+    except GeneratorExit:
+        raise
+    except BaseException:  # a cancellation too: the caller may catch it, and commit
+        with suppress(Exception):  # what went wrong is being told already
+            yield from none(UNDO_APPEND)
+        raise
+    yield from none(KEEP_APPEND)
+    return done

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from tally import (
     Positions,
@@ -94,3 +97,22 @@ async def test_catching_up_ends_with_the_failure_of_a_projection_that_pauses(
             await app.catch_up(timeout=30)
 
         assert not app.is_running
+
+
+async def test_many_who_wait_share_their_looks(database_url: str) -> None:
+    async with tally_app(database_url) as app:
+        last = await fill(app, 5)
+        looks = 0
+        run = app.pools.control.run
+
+        async def counted(op: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            return await run(op)
+
+        app.pools.control.run = counted  # type: ignore[method-assign]
+        waiting = [asyncio.create_task(app.wait_for(last, timeout=1.0)) for _ in range(300)]
+        done, _ = await asyncio.wait(waiting)
+
+        assert all(isinstance(one.exception(), AnswerTimedOut) for one in done)
+        assert looks < 60  # a second of 50 ms; alone, each of them would look 20 times

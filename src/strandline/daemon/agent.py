@@ -1,8 +1,8 @@
 """Runs one shard on this node: claim, then page by page to the mark, then wait.
 
 States: *claiming* → *running* ⇄ *paused* → *stopped*. A failure is tried again after 250 ms, 500 ms
-and 1 s, then the agent pauses 30 s and starts over; an ``OwnershipLost`` is never tried again: the
-agent stops itself, since another owner exists.
+and 1 s, then the agent pauses 30 s and starts over; sooner when the database was away and answers
+again. An ``OwnershipLost`` is never tried again: the agent stops itself, since another owner exists.
 
 While a batch commits, the next page is fetched and folded. A batch is committed only after the
 one before it; when a commit fails, everything prepared is thrown away and the agent goes back to
@@ -26,12 +26,14 @@ from strandline.daemon.batch import Batch, Processor
 from strandline.daemon.checkpoint import Checkpoint
 from strandline.daemon.feed import Feed, Page
 from strandline.errors import CheckpointMoved, EventFailure, OwnershipLost, Unavailable
+from strandline.events.gaps import read_mark
 from strandline.loops import Loop, Rhythm
 from strandline.postgres.pools import Pool
 from strandline.telemetry.signals import Signals
 
 log = logging.getLogger("strandline.agent")
 
+LOOK_EVERY = 1.0  # seconds between looks whether the database answers again, in a pause
 TELL_EVERY = 2.0  # seconds between notes of the rate, while running
 
 
@@ -165,11 +167,21 @@ class Agent:
         log.error("shard %s pauses %.0f s after every try failed: %s", self.shard, seconds, error)
         self._around.signals.tell("shard_paused", shard=self.shard, error=error)
         await self._tell(failure=_failure(error))
+        until = time.monotonic() + seconds
+        while not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(min(left, LOOK_EVERY)):
+                    await self._stopping.wait()
+            except TimeoutError:
+                if isinstance(error, Unavailable) and await self._is_answered():
+                    return  # an outage is over when it is over
+
+    async def _is_answered(self) -> bool:
         try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+            await self._around.control.run(read_mark())
+        except Exception:  # whatever it is, the pause goes on
+            return False
+        return True
 
     # ---- the work
 

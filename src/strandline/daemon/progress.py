@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -63,11 +65,20 @@ def all_shards() -> Op[list[ShardRow]]:
 
 
 class Waiting:
-    """Waits for shards to pass a position: woken by notices, polling as well."""
+    """Waits for shards to pass a position: woken by notices, polling as well.
+
+    However many wait, one look at a time is under way, and it looks for all of them: the
+    connections are those that the high-water mark needs.
+    """
 
     def __init__(self, pool: Pool, listener: Listener) -> None:
         self._pool = pool
         self._moved = asyncio.Event()
+        self._wanted: Counter[str] = Counter()
+        self._looking: asyncio.Task[dict[str, int]] | None = None
+        self._known: dict[str, int] = {}
+        self._seen: asyncio.Event | None = None  # the latest wake-up that the last look followed
+        self._looked_at = 0.0
         self._stop_hearing = listener.on(CHANNEL, lambda _: self.wake())
 
     def wake(self) -> None:
@@ -87,12 +98,13 @@ class Waiting:
         """
         known: dict[str, int] = {}
         unanswered: Unavailable | None = None
+        self._wanted.update(shards)
         try:
             async with asyncio.timeout(timeout):
                 while True:
                     moved = self._moved
                     try:
-                        known = await self._pool.run(positions(list(shards)))
+                        known = await self._positions(shards)
                         unanswered = None
                     except Unavailable as error:  # the wait has a limit of its own
                         unanswered = error
@@ -101,6 +113,29 @@ class Waiting:
                     await _soon(moved)
         except TimeoutError:
             raise AnswerTimedOut(behind(position, shards, known, timeout)) from unanswered
+        finally:
+            self._wanted.subtract(shards)
+
+    async def _positions(self, shards: Sequence[str]) -> dict[str, int]:
+        """Where *shards* are, from a look that began after the latest wake-up."""
+        while self._looking is not None and not self._looking.done():
+            is_fresh = self._seen is self._moved
+            known = await asyncio.shield(self._looking)
+            if is_fresh:
+                return known
+        is_recent = time.monotonic() - self._looked_at < POLL and self._seen is self._moved
+        if is_recent and all(name in self._known for name in shards):
+            return self._known
+        self._looking = asyncio.create_task(self._look(), name="strandline:positions")
+        self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._looking)
+
+    async def _look(self) -> dict[str, int]:
+        self._seen = self._moved
+        wanted = [name for name, count in self._wanted.items() if count > 0]
+        self._known = await self._pool.run(positions(wanted))
+        self._looked_at = time.monotonic()
+        return self._known
 
 
 def behind(position: int, shards: Sequence[str], known: dict[str, int], timeout: float) -> str:

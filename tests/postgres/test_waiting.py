@@ -116,3 +116,14 @@ async def test_many_who_wait_share_their_looks(database_url: str) -> None:
 
         assert all(isinstance(one.exception(), AnswerTimedOut) for one in done)
         assert looks < 60  # a second of 50 ms; alone, each of them would look 20 times
+
+
+async def test_a_stop_during_a_start_leaves_nothing_running(database_url: str) -> None:
+    async with tally_app(database_url) as app:
+        starting = asyncio.create_task(app.start())
+        await asyncio.sleep(0)
+        await app.stop()
+        await starting
+
+        assert not app.is_running
+        assert not [one for one in asyncio.all_tasks() if "agent" in one.get_name()]

@@ -68,6 +68,7 @@ class App(Registration, EventFace, ModelFace):
         self.url = ""
         self._server: Any = None
         self._opening = asyncio.Lock()
+        self._turning = asyncio.Lock()  # start and stop take turns
         self._pools: Pools | None = None
         self._store: EventStore | None = None
         self._runtime: Runtime | None = None
@@ -151,8 +152,11 @@ class App(Registration, EventFace, ModelFace):
         Args:
             projections: Only these, by class, function or name; all when none is named.
         """
-        if self._daemon is not None:
-            return
+        async with self._turning:
+            if self._daemon is None:
+                await self._start(projections)
+
+    async def _start(self, projections: tuple[Any, ...]) -> None:
         chosen = {self.registry.shard(one) for one in projections}
         runtime, pools = self._opened(self._runtime), self._opened(self._pools)
         wiring = Wiring(
@@ -179,13 +183,14 @@ class App(Registration, EventFace, ModelFace):
 
     async def stop(self, *, timeout: float | None = None) -> None:
         """Stop running them: each finishes its batch under way within *timeout* seconds."""
-        daemon, self._daemon = self._daemon, None
-        if daemon is not None:
-            seconds = self.settings.stop_timeout if timeout is None else timeout
-            ended = await daemon.stop(timeout=seconds)
-            for shard, clean in ended.items():
-                if not clean:
-                    log.warning("shard %s was cut off after %.1f s", shard, seconds)
+        async with self._turning:
+            daemon, self._daemon = self._daemon, None
+            if daemon is not None:
+                seconds = self.settings.stop_timeout if timeout is None else timeout
+                ended = await daemon.stop(timeout=seconds)
+                for shard, clean in ended.items():
+                    if not clean:
+                        log.warning("shard %s was cut off after %.1f s", shard, seconds)
 
     async def run(self) -> None:
         """Be a node until SIGTERM or SIGINT."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -120,6 +121,14 @@ async def test_an_agent_goes_on_where_the_last_one_stopped(
 ) -> None:
     async with tally_app(database_url, page_events=5) as app:
         last = await fill(app, 400)
+        claims: Counter[str] = Counter()
+        app.signals.listen(
+            lambda notice: (
+                claims.update([notice.facts["shard"]] * (notice.name == "shard_claimed"))
+                if "shard" in notice.facts
+                else None
+            )
+        )
 
         for _ in range(8):
             batches = committed(app)
@@ -131,7 +140,8 @@ async def test_an_agent_goes_on_where_the_last_one_stopped(
         await assert_applied_exactly_once(app)
         rows = await app.progress()
         assert {row.position for row in rows} == {last}
-        assert all(row.epoch == 9 for row in rows), "every start is a new claim"
+        for row in rows:  # a start that is cut off may end before its claim, or before it is told
+            assert claims[row.name] <= (row.epoch or 0) <= 9, "every claim is a new epoch"
 
 
 async def test_stopping_leaves_nothing_behind(database_url: str) -> None:

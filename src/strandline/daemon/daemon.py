@@ -13,7 +13,6 @@ from strandline.daemon.agent import Agent, AgentStatistics, Surroundings
 from strandline.daemon.batch import Processor
 from strandline.daemon.feed import Feed
 from strandline.daemon.progress import CHANNEL as PROGRESS_CHANNEL
-from strandline.errors import Unavailable
 from strandline.events.gaps import read_mark
 from strandline.events.high_water import HighWater, HighWaterStatistics
 from strandline.postgres.listener import Listener, Notifier
@@ -78,7 +77,6 @@ class Daemon:
         """Start the detector and an agent for every shard."""
         wiring, settings = self._wiring, self._wiring.settings
         self._feed.move((await wiring.pools.control.run(read_mark())).position)
-        await self._first_look()
         self._deaf = [
             wiring.listener.on(APPENDED_CHANNEL, lambda _: self.high_water.wake()),
             wiring.listener.on(MARK_CHANNEL, lambda _: self.high_water.wake()),  # a hint, no proof
@@ -116,13 +114,6 @@ class Daemon:
         ended = await asyncio.gather(*(self.agents[name].stop(timeout=timeout) for name in names))
         await self.high_water.stop()
         return dict(zip(names, ended, strict=True))
-
-    async def _first_look(self) -> None:
-        """Move the mark before any shard asks what the present is."""
-        try:
-            await self.high_water.tick()
-        except Unavailable as error:  # the detector's loop goes on trying
-            log.warning("the first look at the high-water mark failed: %s", error)
 
     def appended(self) -> None:
         """Something was appended by this process: look at once."""

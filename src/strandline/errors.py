@@ -23,7 +23,9 @@
     │   ├── DuplicateEvent
     │   └── StreamArchived
     ├── OwnershipLost           stop writing at once; another owner exists or may exist
-    │   └── CheckpointMoved
+    │   ├── LeaseLost
+    │   ├── CheckpointMoved
+    │   └── NodeEvicted
     ├── Unavailable             wait and try again; nothing was decided
     │   ├── DatabaseUnavailable
     │   ├── PoolExhausted
@@ -59,6 +61,7 @@ class InvalidSetting(SetupError):
         super().__init__(f"setting {name}={value!r}: {reason}")
         self.name = name
         self.value = value
+        self.reason = reason
 
 
 class InvalidDefinition(SetupError):
@@ -90,10 +93,11 @@ class NotOpen(SetupError):
 
 
 class TransactionFailed(SetupError):
-    """A statement failed and its error was caught inside the transaction: all was rolled back.
+    """A transaction was rolled back though its block went on: all of it is undone.
 
-    PostgreSQL takes nothing more after an error. Let the error leave the block, or put what may
-    fail into a savepoint.
+    Either a statement failed and its error was caught inside: PostgreSQL takes nothing more after an
+    error, so let it leave the block, or put what may fail into a savepoint. Or the transaction was
+    open for longer than ``leak_rollback_after``: end it sooner.
     """
 
 
@@ -185,6 +189,28 @@ class OwnershipLost(StrandlineError):
 
     Never retry: a retry could overwrite the new owner's work.
     """
+
+
+class LeaseLost(OwnershipLost):
+    """A lease expired, was given up, or has a later epoch."""
+
+    def __init__(self, name: str, *, epoch: int, reason: str) -> None:
+        super().__init__(f"lease {name!r} of epoch {epoch} is lost: {reason}")
+        self.name = name
+        self.epoch = epoch
+        self.reason = reason
+
+
+class NodeEvicted(OwnershipLost):
+    """This node was declared dead: its work belongs to others, and it stops all of it."""
+
+    def __init__(self, node: str, *, reason: str) -> None:
+        super().__init__(
+            f"node {node} was declared dead ({reason}): it stops its work, and may join again"
+            " under a new id"
+        )
+        self.node = node
+        self.reason = reason
 
 
 class CheckpointMoved(OwnershipLost):

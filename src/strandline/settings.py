@@ -13,6 +13,13 @@ from strandline.errors import InvalidSetting
 
 PREFIX = "STRANDLINE_"
 
+CHOICES = {
+    "mode": ("cluster", "follower", "solo"),
+    "pulse": ("", "process", "thread", "loop"),
+    "pooler": ("none", "transaction"),
+    "on_evicted": ("rejoin", "exit"),
+}
+
 
 def option(default: Any, reason: str, *, least: float | None = None) -> Any:
     """Declare one setting: its default, why it has that value, its smallest sensible value."""
@@ -38,6 +45,18 @@ class Settings:
     idle_transaction_timeout: float = option(
         60.0, "seconds an idle transaction may hold its locks before the server ends it", least=1
     )
+    direct_url: str = option(
+        "", "way to the server past a pooler, for control, beats and LISTEN; empty: database_url"
+    )
+    pooler: str = option(
+        "none", "transaction: database_url leads to PgBouncer in transaction mode, or none"
+    )
+    leak_after: float = option(
+        30.0, "seconds a transaction may be open before it is reported as leaked", least=0.01
+    )
+    leak_rollback_after: float = option(
+        0.0, "seconds after which a leaked transaction is rolled back; 0: never", least=0.0
+    )
     prepared_statements: bool = option(True, "off behind a pooler that cannot keep them")
 
     max_payload_bytes: int = option(1_048_576, "JSON of one event, data or metadata", least=256)
@@ -61,7 +80,68 @@ class Settings:
         0.0, "seconds after which a held gap is skipped without proof; 0: never", least=0.0
     )
 
+    mode: str = option(
+        "cluster", "cluster, follower (never leads), or solo: runs everything, whoever had it"
+    )
+    pulse: str = option(
+        "",
+        "what speaks for the node: process, thread or loop; empty: process in"
+        " `strandline node`, thread elsewhere",
+    )
+    node_name: str = option(
+        "", "stable name of the node, by which it gets its work back; empty: from app, host and pid"
+    )
+    node_labels: str = option("", "what this node offers besides its code: words with commas")
+    node_capacity: float = option(1.0, "share of the work this node takes", least=0.01)
+    leader_priority: int = option(0, "higher leads sooner; below 0: never leads")
+    pulse_interval: float = option(3.0, "seconds between beats", least=0.05)
+    pulse_deadline: float = option(2.5, "seconds until a beat without an answer fails", least=0.05)
+    node_ttl: float = option(
+        15.0, "seconds after which the work of a node that fell silent runs elsewhere", least=0.2
+    )
+    leader_ttl: float = option(12.0, "seconds a leader's lease lasts without renewal", least=0.2)
+    leader_margin: float = option(
+        2.0, "seconds before the lease's end at which the leader stops trusting it", least=0.01
+    )
+    revoke_timeout: float = option(
+        30.0, "seconds until work is taken from a node that does not give it up", least=0.1
+    )
+    rebalance_interval: float = option(
+        10.0, "seconds between looks whether work should move", least=0.1
+    )
+    rebalance_after: float = option(
+        5.0, "seconds without a change of nodes before work moves for balance", least=0.0
+    )
+    moves_per_round: float = option(0.1, "share of all work moved for balance at once", least=0.0)
+    rejoin_grace: float = option(
+        30.0, "seconds work of a node that left waits for its name, if others have enough", least=0
+    )
+    stall_resign_after: float = option(
+        8.0, "seconds a blocked event loop may lead the cluster", least=0.1
+    )
+    stall_after: float = option(
+        30.0, "seconds until a blocked event loop makes its node stalled", least=0.1
+    )
+    stall_kill_after: float = option(
+        120.0,
+        "seconds until the side process ends a node with a blocked event loop; 0: never",
+        least=0.0,
+    )
+    work_stall_after: float = option(
+        60.0, "seconds a shard may be behind without progress before it is started anew", least=0.1
+    )
+    on_evicted: str = option("rejoin", "what a node declared dead does: rejoin, or exit (code 75)")
+
     stop_timeout: float = option(25.0, "seconds for a node to stop in all", least=0.1)
+    stop_reserve: float = option(
+        5.0, "of these kept back for the steps that others wait for", least=0.0
+    )
+    stop_fast: float = option(3.0, "seconds left after a second signal", least=0.1)
+    stop_hard: float = option(
+        28.0,
+        "seconds after the first signal at which the process is ended, whatever hangs",
+        least=0.1,
+    )
     wait_timeout: float = option(30.0, "seconds wait_for waits by default", least=0.0)
     log_level: str = option("INFO", "of the `strandline` logger, for the commands")
 
@@ -72,8 +152,32 @@ class Settings:
             value = getattr(self, one.name)
             if least is not None and not value >= least:  # NaN is refused too
                 raise InvalidSetting(one.name, value, f"must be at least {least}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                words = ", ".join(repr(one) for one in known)
+                raise InvalidSetting(name, getattr(self, name), f"one of {words}")
         if not self.schema or "\0" in self.schema or len(self.schema.encode()) > 63:
             raise InvalidSetting("schema", self.schema, "1 to 63 bytes, no NUL")
+        self._refuse_what_does_not_fit()
+
+    def _refuse_what_does_not_fit(self) -> None:
+        """Refuse durations that are sensible alone and not together."""
+        beats = 2 * self.pulse_interval
+        if self.node_ttl < beats:
+            raise InvalidSetting(
+                "node_ttl", self.node_ttl, f"less than two beats of pulse_interval ({beats:g} s)"
+            )
+        if self.leader_ttl - self.leader_margin < beats:
+            raise InvalidSetting(
+                "leader_ttl",
+                self.leader_ttl,
+                f"less leader_margin ({self.leader_margin:g} s) there must be two beats of"
+                f" pulse_interval left ({beats:g} s)",
+            )
+        if self.stop_hard <= self.stop_timeout:
+            raise InvalidSetting(
+                "stop_hard", self.stop_hard, f"must be above stop_timeout ({self.stop_timeout:g} s)"
+            )
 
     def embedded_folder(self, app: str) -> Path | None:
         """The folder of *app*'s embedded server; None for the user's data folder."""

@@ -1,5 +1,5 @@
 -- What the schema $1 holds, one row an object, in an order that can be run: types, tables, indexes,
--- functions, comments. The text is the same on PostgreSQL 14 to 18, if search_path is empty.
+-- foreign keys, functions, comments. The text is the same on PostgreSQL 14 to 18, if search_path is empty.
 WITH relations AS (
     SELECT c.oid, c.relname, c.relkind, c.reloptions, format('%I.%I', n.nspname, c.relname) AS name
       FROM pg_class c
@@ -21,7 +21,7 @@ WITH relations AS (
       LEFT JOIN pg_sequence s ON s.seqrelid = p.objid
      WHERE a.attnum > 0 AND NOT a.attisdropped
 ), constraints AS (
-    SELECT o.conrelid, o.conname, o.contype,
+    SELECT o.conrelid, o.conname, o.contype, pg_get_constraintdef(o.oid) AS definition,
            format('    CONSTRAINT %I %s', o.conname, pg_get_constraintdef(o.oid)) AS line
       FROM pg_constraint o
      WHERE o.contype IN ('p', 'u', 'f', 'c', 'x')  -- from 18 on NOT NULL is one too: see columns
@@ -36,7 +36,7 @@ WITH relations AS (
                   concat_ws(E',\n',
                       (SELECT string_agg(c.line, E',\n' ORDER BY c.attnum) FROM columns c WHERE c.attrelid = r.oid),
                       (SELECT string_agg(o.line, E',\n' ORDER BY o.contype DESC, o.conname)
-                         FROM constraints o WHERE o.conrelid = r.oid)),
+                         FROM constraints o WHERE o.conrelid = r.oid AND o.contype <> 'f')),
                   coalesce(' WITH (' || array_to_string(r.reloptions, ', ') || ')', ''))
       FROM relations r WHERE r.relkind IN ('r', 'p')
     UNION ALL
@@ -46,11 +46,16 @@ WITH relations AS (
      WHERE x.relkind IN ('i', 'I')
        AND NOT EXISTS (SELECT FROM pg_constraint o WHERE o.conindid = x.oid AND o.contype IN ('p', 'u', 'x'))
     UNION ALL
-    SELECT 4, p.proname || pg_get_function_identity_arguments(p.oid), rtrim(pg_get_functiondef(p.oid), E'\n') || ';'
+    SELECT 4, o.conname, format('ALTER TABLE %s ADD CONSTRAINT %I %s;', r.name, o.conname, o.definition)
+      FROM constraints o
+      JOIN relations r ON r.oid = o.conrelid
+     WHERE o.contype = 'f'  -- once all tables are there
+    UNION ALL
+    SELECT 5, p.proname || pg_get_function_identity_arguments(p.oid), rtrim(pg_get_functiondef(p.oid), E'\n') || ';'
       FROM pg_proc p
      WHERE p.pronamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = $1::text)
     UNION ALL
-    SELECT 5, r.relname || coalesce(' ' || a.attname, ''),
+    SELECT 6, r.relname || coalesce(' ' || a.attname, ''),
            format('COMMENT ON %s %s IS %L;', CASE WHEN d.objsubid = 0 THEN 'TABLE' ELSE 'COLUMN' END,
                   r.name || coalesce('.' || quote_ident(a.attname), ''), d.description)
       FROM pg_description d

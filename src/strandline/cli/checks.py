@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from strandline.cli import output
 from strandline.cli.command import Options
 from strandline.cli.config import hidden
 from strandline.cli.connect import Database, database
 from strandline.cli.shards import NEVER_RAN, NO_NODE, standings
-from strandline.errors import SchemaOutOfDate, Unavailable
+from strandline.errors import InvalidSetting, SchemaOutOfDate, Unavailable
 from strandline.events import gaps, inspect
-from strandline.postgres import diagnosis, migrations
-
-if TYPE_CHECKING:
-    from strandline.settings import Settings
+from strandline.postgres import diagnosis, migrations, pooler
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 OLDEST_SERVER = 140_000
@@ -48,6 +44,8 @@ async def examined(options: Options, *, sample: int) -> list[Finding]:
         async with database(options, migrated=False) as db:
             where = hidden(db.url)
             found += [one async for one in _server(db, where)]
+            for look in (_poolers, _connections):
+                found += [one async for one in look(db)]
             missing = [one async for one in _tables(db)]
             found += missing
             if any(one.outcome == FAIL for one in missing):
@@ -58,6 +56,10 @@ async def examined(options: Options, *, sample: int) -> list[Finding]:
             for check in checks:
                 found += [one async for one in check(db)]
             found += [one async for one in _types(db, sample)]
+    except InvalidSetting as error:
+        if error.name != "pooler":
+            raise
+        found.append(Finding("pooler", FAIL, error.reason, 'set pooler="transaction"'))
     except Unavailable as error:
         cure = "start the server, or correct STRANDLINE_DATABASE_URL or --database-url"
         found.append(Finding("connection", FAIL, str(error), cure))
@@ -85,7 +87,6 @@ async def _server(db: Database, where: str) -> Findings:
         yield Finding("encoding", WARN, f"the database is {facts.encoding}", cure)
     for one in _durability(facts):
         yield one
-    yield _connections(facts, db.settings)
 
 
 def _durability(facts: diagnosis.ServerFacts) -> list[Finding]:
@@ -102,22 +103,67 @@ def _durability(facts: diagnosis.ServerFacts) -> list[Finding]:
     return found or [Finding("durability", OK, "commits are on disk before they are confirmed")]
 
 
-def _connections(facts: diagnosis.ServerFacts, settings: Settings) -> Finding:
-    per_app = settings.work_connections + settings.control_connections + 1
-    most = facts.max_connections - facts.reserved_connections
-    if facts.database_limit is not None:
-        most = min(most, facts.database_limit)
-    free = most - facts.connections
-    text = (
-        f"{facts.connections} of {most} in use; one process of this App takes up to {per_app}"
-        f" (room for {max(0, free // per_app)} more)"
-    )
-    cure = "raise max_connections, or lower work_connections, or close other clients"
-    if most < per_app:
-        return Finding("connections", FAIL, text, cure)
-    return Finding(
-        "connections", WARN if free < per_app else OK, text, cure if free < per_app else ""
-    )
+async def _connections(db: Database) -> Findings:
+    room = await db.pool.run(diagnosis.room())
+    needs = diagnosis.Needs.of(db.settings)
+    short = diagnosis.shortage(room, needs)
+    if short:
+        reasons, _, cure = short.partition(": ")
+        yield Finding("connections", WARN if needs.total <= room.left else FAIL, reasons, cure)
+        return
+    text = f"{room.connections} of {room.most} in use"
+    if needs.total:
+        more = max(0, room.left // needs.total - room.apps)
+        text += f"; one app opens up to {needs.total} ({needs}), room for {more} more"
+    yield Finding("connections", OK, text)
+
+
+async def _poolers(db: Database) -> Findings:
+    """Whether what the settings say of poolers is so."""
+    settings, limit = db.settings, db.settings.connect_timeout
+    declared = settings.pooler == "transaction"
+    try:
+        lends = await pooler.lends_backends(db.url, timeout=limit)
+        if lends and not declared:
+            reason, _, cure = pooler.UNDECLARED_WARNING.partition(": ")
+            yield Finding("pooler", FAIL, reason, cure)
+        elif declared and not lends:
+            text = 'pooler="transaction", and no pooler there lends backends'
+            yield Finding("pooler", WARN, text, "unset pooler")
+        elif declared and not settings.direct_url:
+            text = "no LISTEN through the pooler: nodes poll, and control queues with the work"
+            yield Finding("pooler", WARN, text, "set direct_url to a way past it")
+        else:
+            yield Finding("pooler", OK, "declared" if declared else "none on the way")
+        if settings.direct_url:
+            async for one in _direct(db):
+                yield one
+    except Unavailable as error:
+        yield Finding("pooler", WARN, f"could not be examined: {error}", "try again")
+
+
+async def _direct(db: Database) -> Findings:
+    """Whether ``direct_url`` leads to the same database, past any pooler."""
+    from strandline.postgres.entry_checks import is_same_database
+    from strandline.postgres.pools import Pool
+
+    settings = db.settings
+    direct = Pool("cli", settings.direct_url, 2, settings)
+    try:
+        await direct.open()
+        if not await is_same_database(db.pool, direct):
+            text = "direct_url leads to another server or database than database_url"
+            yield Finding("direct way", FAIL, text, "correct direct_url: leases would be worthless")
+        elif await pooler.lends_backends(settings.direct_url, timeout=settings.connect_timeout):
+            reason, _, cure = pooler.DIRECT_WARNING.partition(": ")
+            yield Finding("direct way", FAIL, reason, cure)
+        else:
+            where = hidden(settings.direct_url)
+            yield Finding("direct way", OK, f"{where} leads to the same database")
+    except (Unavailable, InvalidSetting) as error:
+        yield Finding("direct way", FAIL, str(error), "correct direct_url")
+    finally:
+        await direct.close()
 
 
 async def _tables(db: Database) -> Findings:
@@ -211,7 +257,7 @@ async def _shards(db: Database) -> Findings:
     node = "strandline node MODULE:APP"
     fine = 0
     for one in found:
-        said = f"{one.name} {one.state}{f': {one.reason}' if one.reason else ''}"
+        said = f"{one.title} {one.state}{f': {one.reason}' if one.reason else ''}"
         lag = f"{one.lag_events or 0:,} events, {output.duration(one.lag_seconds)} behind"
         if one.shard is None:
             continue
@@ -219,13 +265,13 @@ async def _shards(db: Database) -> Findings:
             cure = "correct the cause; the shard tries again by itself after failure_pause seconds"
             yield Finding("shards", FAIL, f"{said} ({lag})", cure)
         elif one.state == NEVER_RAN:
-            yield Finding("shards", WARN, f"{one.name} never ran ({lag})", node)
+            yield Finding("shards", WARN, f"{one.title} never ran ({lag})", node)
         elif one.state in ("stopped", NO_NODE):
             outcome = WARN if one.lag_events else OK
             yield Finding("shards", outcome, f"{said} ({lag})", node if outcome == WARN else "")
         elif (one.lag_seconds or 0) > BEHIND:
             cure = "strandline projections list shows whether it catches up"
-            yield Finding("shards", WARN, f"{one.name} is {lag}", cure)
+            yield Finding("shards", WARN, f"{one.title} is {lag}", cure)
         else:
             fine += 1
     if fine:

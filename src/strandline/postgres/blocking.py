@@ -1,7 +1,13 @@
-"""A pool of blocking connections, for callers without an event loop. Needs the extra ``sync``."""
+"""A pool of blocking connections, for callers without an event loop. Needs the extra ``sync``.
+
+There is no loop here to watch for leaked transactions: they are looked for whenever somebody takes
+a connection. Nobody waits for them before that, and ``idle_transaction_timeout`` bounds the rest.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,16 +16,24 @@ from strandline.errors import (
     DatabaseUnavailable,
     MissingExtra,
     PoolExhausted,
+    StrandlineError,
     TransactionFailed,
+    Unavailable,
 )
+from strandline.postgres.checkouts import Checkout, checkout, cut_words, leak_words, told
 from strandline.postgres.faults import commit_failed, driver_errors, translated
+from strandline.postgres.leak_watch import end_backend
 from strandline.postgres.operations import Answer, BlockingSession, Op
-from strandline.postgres.pools import FAILED_INSIDE
+from strandline.postgres.pool import FAILED_INSIDE, transaction_limits, unreachable
 from strandline.settings import Settings
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg_pool import ConnectionPool
+
+log = logging.getLogger("strandline.pools")
+
+NAME = "sync"
 
 
 class BlockingPool:
@@ -28,7 +42,9 @@ class BlockingPool:
     def __init__(self, url: str, settings: Settings) -> None:
         self._url = url
         self._settings = settings
+        self._is_pooled = settings.pooler == "transaction" and url != settings.direct_url
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._checkouts: dict[int, Checkout] = {}
 
     def open(self) -> None:
         """Open the first connection.
@@ -36,25 +52,20 @@ class BlockingPool:
         Raises:
             MissingExtra: psycopg is not installed.
             DatabaseUnavailable: The server cannot be reached.
+            InvalidSetting: It is a pooler that the settings do not know of.
         """
         try:
             import psycopg_pool
         except ImportError as error:
             raise MissingExtra("strandline.sync", "sync") from error
         settings = self._settings
-        milliseconds = int(settings.idle_transaction_timeout * 1000)
+        self._connected().close()  # the pool would only say that it got none in time
         pool: ConnectionPool[psycopg.Connection[Any]] = psycopg_pool.ConnectionPool(
             self._url,
             min_size=1,
             max_size=settings.work_connections,
             timeout=settings.acquire_timeout,
-            kwargs={
-                "autocommit": True,
-                "connect_timeout": max(2, int(settings.connect_timeout)),
-                "application_name": "strandline sync",
-                "options": f"-c idle_in_transaction_session_timeout={milliseconds}",
-                "prepare_threshold": 2 if settings.prepared_statements else None,
-            },
+            kwargs=self._options(),
             open=False,
         )
         try:
@@ -77,21 +88,8 @@ class BlockingPool:
         Raises:
             PoolExhausted: None came free within ``acquire_timeout``.
         """
-        from psycopg_pool import PoolTimeout
-
-        if self._pool is None:
-            raise DatabaseUnavailable("the pool is closed")
-        try:
-            connection = self._pool.getconn()
-        except PoolTimeout as error:
-            raise PoolExhausted(
-                f"no connection came free within {self._settings.acquire_timeout} s:"
-                " close transactions sooner, or raise work_connections"
-            ) from error
-        try:
-            yield BlockingSession(connection, self._settings.schema)
-        finally:
-            self._pool.putconn(connection)
+        with self._taken() as held:
+            yield _NotingSession(held, self._settings.schema)
 
     def run(self, op: Op[Answer]) -> Answer:
         """Run one operation, without a transaction around it."""
@@ -100,18 +98,153 @@ class BlockingPool:
 
     @contextmanager
     def transaction(self) -> Iterator[BlockingSession]:
-        """A connection inside a transaction: commits at the end of the block, or rolls back."""
+        """A connection inside a transaction: commits at the end of the block, or rolls back.
+
+        Raises:
+            TransactionFailed: A failed statement's error was caught inside the block, or the block
+                took longer than ``leak_rollback_after``. All was rolled back.
+        """
+        with self._taken() as held:
+            try:
+                yield from self._transaction(held)
+            except Unavailable as error:
+                if held.cut and not held.ending:
+                    raise TransactionFailed(held.cut) from error
+                raise
+
+    def _transaction(self, held: Checkout) -> Iterator[BlockingSession]:
         from psycopg.pq import TransactionStatus
 
-        with self.session() as session:
-            committing = False
+        connection = held.connection
+        try:
+            with connection.transaction():
+                held.began = time.monotonic()
+                if self._is_pooled:
+                    connection.execute(transaction_limits(self._settings))
+                yield _NotingSession(held, self._settings.schema)
+                if connection.info.transaction_status is TransactionStatus.INERROR:
+                    raise TransactionFailed(FAILED_INSIDE)
+                held.ending = True  # before the look at cut: who cuts looks the other way round
+                if held.cut:
+                    raise TransactionFailed(held.cut)
+        except driver_errors() as error:
+            if held.ending:
+                raise commit_failed(error) from error
+            raise translated(error, "transaction") from error
+
+    @contextmanager
+    def _taken(self) -> Iterator[Checkout]:
+        from psycopg_pool import PoolTimeout
+
+        pool = self._pool
+        if pool is None:
+            raise DatabaseUnavailable("the pool is closed")
+        self._look_for_leaks()
+        begun = time.monotonic()
+        try:
+            connection = pool.getconn()
+        except PoolTimeout as error:
+            self._look_for_leaks()
+            raise self._none_in_time(time.monotonic() - begun) from error
+        held = checkout(NAME, connection)
+        self._checkouts[id(held)] = held
+        try:
+            yield held
+        finally:
+            self._checkouts.pop(id(held), None)
+            pool.putconn(connection)
+
+    def _none_in_time(self, seconds: float) -> StrandlineError:
+        held = list(self._checkouts.values())
+        most = self._settings.work_connections
+        condition = f"{len(held)} of {most} in use{told(held)}"
+        if len(held) < most:
+            return DatabaseUnavailable(
+                f"the server gave no new connection within {seconds:.1f} s ({condition});"
+                " wait and try again"
+            )
+        return PoolExhausted(
+            f"no connection came free within {seconds:.1f} s ({condition}):"
+            " close transactions sooner, or raise work_connections"
+        )
+
+    def _look_for_leaks(self) -> None:
+        settings = self._settings
+        now = time.monotonic()
+        for held in list(self._checkouts.values()):
+            age = 0.0 if held.began is None or held.ending else now - held.began
+            if age >= settings.leak_after and not held.reported:
+                held.reported = True
+                log.warning("%s", leak_words(held.holder(), settings.leak_after))
+            if 0 < settings.leak_rollback_after <= age and not held.cut and not self._is_pooled:
+                self._end(held, age)
+
+    def _end(self, held: Checkout, age: float) -> None:
+        """End its backend: another thread's connection may not be touched from this one."""
+        holder = held.holder()
+        held.cut = cut_words(holder, self._settings.leak_rollback_after)
+        if held.ending:
+            held.cut = ""
+            return
+        log.error("pool %s: rolled back: %s", NAME, holder)
+        try:
+            with self._connected() as aside:
+                op = end_backend(held.connection.info.backend_pid, f"strandline {NAME}", age / 2)
+                BlockingSession(aside, self._settings.schema).run(op)
+        except Unavailable as error:
+            held.cut = ""  # the next look tries again
+            log.warning("pool %s: it could not be rolled back: %s", NAME, error)
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        import psycopg
+
+        try:
+            return psycopg.connect(self._url, **self._options())
+        except driver_errors() as error:
+            raise unreachable(error) from error
+
+    def _options(self) -> dict[str, Any]:
+        """What every connection is opened with. PgBouncer refuses ``options``."""
+        settings = self._settings
+        prepares = settings.prepared_statements and not self._is_pooled
+        options = {
+            "autocommit": True,
+            "connect_timeout": max(2, int(settings.connect_timeout)),
+            "application_name": f"strandline {NAME}",
+            "prepare_threshold": 2 if prepares else None,
+        }
+        if not self._is_pooled:
+            milliseconds = int(settings.idle_transaction_timeout * 1000)
+            options["options"] = f"-c idle_in_transaction_session_timeout={milliseconds}"
+        return options
+
+
+class _NotingSession(BlockingSession):
+    """A session whose last query is known to whoever waits for its connection."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self, held: Checkout, schema: str) -> None:
+        super().__init__(held.connection, schema)
+        self._held = held
+
+    def run(self, op: Op[Answer]) -> Answer:
+        """See ``BlockingSession``."""
+        return super().run(_noted(op, self._held, self.schema))
+
+
+def _noted(op: Op[Answer], held: Checkout, schema: str) -> Op[Answer]:
+    """*op*, whose statements are noted before each is run."""
+    try:
+        call = next(op)
+        while True:
+            held.query = call.statement.sql(schema)
             try:
-                with session.connection.transaction():
-                    yield session
-                    if session.connection.info.transaction_status is TransactionStatus.INERROR:
-                        raise TransactionFailed(FAILED_INSIDE)
-                    committing = True
-            except driver_errors() as error:
-                if committing:
-                    raise commit_failed(error) from error
-                raise translated(error, "transaction") from error
+                rows = yield call
+            except BaseException as error:  # the operation may clean up
+                call = op.throw(error)
+            else:
+                call = op.send(rows)
+    except StopIteration as stop:
+        answer: Answer = stop.value
+        return answer

@@ -7,6 +7,12 @@ from datetime import datetime
 
 from strandline.postgres.operations import Op, many, one
 from strandline.postgres.statements import SqlFile
+from strandline.settings import Settings
+
+CURE = (
+    "raise max_connections, lower work_connections, close other clients, or put PgBouncer before"
+    ' the server (pooler="transaction")'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class ServerFacts:
         connections: Clients connected now, ours included.
         database_limit: CONNECTION LIMIT of the database; None without.
         encoding: Of the database.
-        apps: Open apps (listening connections) on this database, in any process.
+        apps: Apps open on this database, in any process; not those behind a pooler alone.
     """
 
     version: str
@@ -46,6 +52,76 @@ class ServerFacts:
     database_limit: int | None
     encoding: str
     apps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many connections there may be.
+
+    Attributes:
+        max_connections: Of the server.
+        reserved: Of these, for superusers and other reserved roles.
+        database_limit: CONNECTION LIMIT of the database; None without.
+        role_limit: CONNECTION LIMIT of our role; None without.
+        connections: Clients connected to the server now, ours included.
+        ours: Of these, of the apps on this database.
+        apps: Apps open on this database, in any process.
+    """
+
+    max_connections: int
+    reserved: int
+    database_limit: int | None
+    role_limit: int | None
+    connections: int
+    ours: int
+    apps: int
+
+    @property
+    def most(self) -> int:
+        """Connections that a role without privileges may have in this database."""
+        limits = (self.max_connections - self.reserved, self.database_limit, self.role_limit)
+        return min(one for one in limits if one is not None)
+
+    @property
+    def left(self) -> int:
+        """Of these, what others leave to the apps on this database."""
+        others = self.connections - self.ours
+        bounds = [self.max_connections - self.reserved - others]
+        bounds += [one for one in (self.database_limit, self.role_limit) if one is not None]
+        return max(0, min(bounds))
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Server connections that one app may open, by what they are for. A pooler's are not counted."""
+
+    work: int
+    control: int
+    listen: int
+    pulse: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Needs:
+        """What an app with *settings* opens on the server at the most."""
+        is_pooled = settings.pooler == "transaction"
+        is_direct = bool(settings.direct_url) or not is_pooled
+        return cls(
+            work=0 if is_pooled else settings.work_connections,
+            control=settings.control_connections if is_direct else 0,
+            listen=1 if is_direct else 0,
+            pulse=1 if is_direct and settings.mode != "solo" else 0,
+        )
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.work + self.control + self.listen + self.pulse
+
+    def __str__(self) -> str:
+        """In words."""
+        parts = {"work": self.work, "control": self.control, "listen": self.listen}
+        parts["beats"] = self.pulse
+        return ", ".join(f"{number} {what}" for what, number in parts.items() if number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +145,7 @@ class Rights:
 
 _sql = SqlFile(__name__)
 _server_facts = _sql.one("server_facts", ServerFacts)
+_room = _sql.one("room", Room)
 _lingering_prepared = _sql.many("lingering_prepared", Prepared)
 _may_write = _sql.one("may_write", Rights)
 
@@ -78,6 +155,32 @@ def server_facts() -> Op[ServerFacts]:
     found = yield from one(_server_facts)
     assert found is not None
     return found
+
+
+def room() -> Op[Room]:
+    """Answer how many connections there may be, and are."""
+    found = yield from one(_room)
+    assert found is not None
+    return found
+
+
+def shortage(found: Room, needs: Needs) -> str:
+    """Why the connections of all apps on this database do not fit, and the cure; empty if they do."""
+    apps = max(1, found.apps)
+    if apps * needs.total <= found.left:
+        return ""
+    who = "one app" if apps == 1 else f"{apps} apps"
+    each = "" if apps == 1 else f" each, {apps * needs.total} in all"
+    limits = [f"max_connections {found.max_connections}", f"{found.reserved} reserved"]
+    limits += [f"{found.connections - found.ours} used by others"]
+    if found.database_limit is not None:
+        limits.append(f"CONNECTION LIMIT {found.database_limit} of the database")
+    if found.role_limit is not None:
+        limits.append(f"CONNECTION LIMIT {found.role_limit} of the role")
+    return (
+        f"{who} on this database may open {needs.total} connections{each} ({needs}), and there is"
+        f" room for {found.left} ({', '.join(limits)}): {CURE}"
+    )
 
 
 def lingering_prepared(seconds: float) -> Op[list[Prepared]]:

@@ -17,7 +17,26 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
           FROM pg_database d WHERE d.datname = current_database()) AS database_limit,
        pg_encoding_to_char((SELECT d.encoding FROM pg_database d WHERE d.datname = current_database()))::text AS encoding,
        (SELECT count(*) FROM pg_stat_activity a
-         WHERE a.datname = current_database() AND a.application_name = 'strandline listen') AS apps;
+         WHERE a.datname = current_database() AND a.application_name = 'strandline listen')
+       + (SELECT count(DISTINCT split_part(a.application_name, ' ', 3)) FROM pg_stat_activity a
+           WHERE a.datname = current_database() AND a.application_name ~ '^strandline (work|control|listen) .') AS apps;
+
+-- name: room() :one
+-- How many connections there may be, and who has how many. Needs no privilege and no table of ours.
+SELECT current_setting('max_connections')::integer AS max_connections,
+       current_setting('superuser_reserved_connections')::integer
+       + coalesce(current_setting('reserved_connections', true)::integer, 0) AS reserved,
+       (SELECT CASE WHEN d.datconnlimit < 0 THEN NULL ELSE d.datconnlimit END
+          FROM pg_database d WHERE d.datname = current_database()) AS database_limit,
+       (SELECT CASE WHEN r.rolconnlimit < 0 THEN NULL ELSE r.rolconnlimit END
+          FROM pg_roles r WHERE r.rolname = current_user) AS role_limit,
+       count(*) AS connections,
+       count(*) FILTER (WHERE a.datname = current_database() AND a.application_name ~ '^strandline (work|control|listen|pulse)') AS ours,
+       count(*) FILTER (WHERE a.datname = current_database() AND a.application_name = 'strandline listen')
+       + count(DISTINCT split_part(a.application_name, ' ', 3))
+         FILTER (WHERE a.datname = current_database() AND a.application_name ~ '^strandline (work|control|listen) .') AS apps
+  FROM pg_stat_activity a
+ WHERE coalesce(a.backend_type, 'client backend') = 'client backend';
 
 -- name: lingering_prepared(seconds double precision) :many
 -- Prepared transactions of this database that are older.

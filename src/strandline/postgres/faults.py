@@ -20,6 +20,7 @@ from strandline.errors import (
     DuplicateEvent,
     InvalidEvent,
     InvalidInput,
+    InvalidSetting,
     OutcomeUnknown,
     SchemaOutOfDate,
     StrandlineError,
@@ -29,15 +30,21 @@ from strandline.errors import (
 
 # Classes that mean "not now": connection, resources, operator intervention, system error.
 _WAIT_CLASSES = ("08", "53", "57", "58")
+READ_ONLY = "25006"  # a standby, after a fail-over
 _WAIT_CODES = {
     "40001",  # serialization failure
     "40P01",  # deadlock detected
     "55P03",  # lock not available
-    "25006",  # read-only: a standby, after a fail-over
+    READ_ONLY,
     "25P03",  # idle-in-transaction time-out
     "XX000",
 }
 _BAD_DATA = ("22", "54")  # NUL characters, numbers out of range, bad JSON; JSON nested too deeply
+_FULL = (  # 53300 in words, for a driver that does not tell the code of a refused connection
+    "too many clients already",
+    "too many connections for",
+    "remaining connection slots are reserved",
+)
 USERS_SQL = {"your SQL", "query_documents", "count_documents"}  # a missing column is the user's
 _MISSING = {"42P01", "42883", "3F000", "42703"}  # table, function, schema, column
 
@@ -71,6 +78,8 @@ def _translated(error: Exception, what: str) -> Exception:  # noqa: PLR0911 - a 
         return _own(error, state)
     if state == "57014" or isinstance(error, TimeoutError):
         return AnswerTimedOut(f"{what}: no answer in time ({error or 'timed out'})")
+    if refused := _refused(error, state, what):
+        return refused
     if state in _WAIT_CODES or state[:2] in _WAIT_CLASSES:
         return DatabaseUnavailable(f"{what}: {error} (SQLSTATE {state}); wait and try again")
     if state == "23505" and "events_id" in _constraint(error):
@@ -86,6 +95,35 @@ def _translated(error: Exception, what: str) -> Exception:  # noqa: PLR0911 - a 
     return error
 
 
+def _refused(error: Exception, state: str, what: str) -> StrandlineError | None:
+    """A connection that the server or a pooler does not take, with what to do about it."""
+    words = f"{error}"
+    if "unsupported startup parameter" in words:
+        return InvalidSetting(
+            "pooler",
+            "none",
+            f"{what}: database_url leads to a pooler, which says {words!r}: set"
+            ' pooler="transaction", and direct_url to a way past it',
+        )
+    if state == "53300" or any(one in words for one in _FULL):
+        return DatabaseUnavailable(
+            f"{what}: the server takes no more connections ({words}): raise max_connections or the"
+            " CONNECTION LIMIT, lower work_connections, close other clients, or put PgBouncer"
+            " before it; `strandline doctor` shows who has how many"
+        )
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return DatabaseUnavailable(
+            f"{what}: none of the servers takes writes now (each is a standby, or read-only by"
+            " default_transaction_read_only); wait and try again"
+        )
+    if "no more connections allowed" in words:
+        return DatabaseUnavailable(
+            f"{what}: the pooler takes no more clients ({words}): raise its max_client_conn, or"
+            " lower work_connections"
+        )
+    return None
+
+
 def commit_failed(error: Exception) -> Exception:
     """The strandline error for a COMMIT that raised the driver's *error*."""
     ours = translated(error, "commit")
@@ -99,7 +137,7 @@ def commit_failed(error: Exception) -> Exception:
     return unknown
 
 
-def sqlstate(error: BaseException) -> str:
+def sqlstate(error: BaseException | None) -> str:
     """The SQLSTATE of a driver's error, or an empty text."""
     return getattr(error, "sqlstate", None) or ""
 

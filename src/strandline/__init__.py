@@ -4,9 +4,13 @@
 
 These names are the public face; everything else may change. ``strandline.sync`` has the blocking
 twins, ``strandline.testing`` the kit for your own tests.
+
+A name is imported from its home when it is first used: so a node hears signals before it has
+imported a driver, and its side process imports none of what it does not need.
 """
 
-from strandline.app import App, Transaction
+from importlib import import_module as _import_module
+
 from strandline.errors import (
     AnswerTimedOut,
     ApplyFailed,
@@ -33,44 +37,48 @@ from strandline.errors import (
     UnknownProjection,
     WrongVersion,
 )
-from strandline.events.bulk import ImportedEvent
-from strandline.events.event import (
-    ANY,
-    NO_STREAM,
-    STREAM_EXISTS,
-    Appended,
-    Expected,
-    Metadata,
-    RecordedEvent,
-    StreamState,
-    Unknown,
-)
-from strandline.projections.handlers import apply, create, delete, fan_out, key
-from strandline.projections.multi_stream import MultiStream
-from strandline.projections.single_stream import SingleStream
-from strandline.projections.sql_projection import Sql, Statements, execute
-from strandline.projections.subscription import EventBatch
-from strandline.projections.table_declaration import Table
-from strandline.projections.table_rules import (
-    add,
-    column,
-    count,
-    first,
-    greatest,
-    least,
-    on,
-    subtract,
-)
-from strandline.projections.table_values import (
-    POSITION,
-    RECORDED_AT,
-    STREAM,
-    TENANT,
-    TYPE,
-    VERSION,
-    bucket,
-    constant,
-)
+
+TYPE_CHECKING = False  # as type checkers know it; `typing` itself is slow to import
+if TYPE_CHECKING:
+    from strandline.app import App, Transaction
+    from strandline.events.bulk import ImportedEvent
+    from strandline.events.event import (
+        ANY,
+        NO_STREAM,
+        STREAM_EXISTS,
+        Appended,
+        Expected,
+        Metadata,
+        RecordedEvent,
+        StreamState,
+        Unknown,
+    )
+    from strandline.projections.handlers import apply, create, delete, fan_out, key
+    from strandline.projections.multi_stream import MultiStream
+    from strandline.projections.single_stream import SingleStream
+    from strandline.projections.sql_projection import Sql, Statements, execute
+    from strandline.projections.subscription import EventBatch
+    from strandline.projections.table_declaration import Table
+    from strandline.projections.table_rules import (
+        add,
+        column,
+        count,
+        first,
+        greatest,
+        least,
+        on,
+        subtract,
+    )
+    from strandline.projections.table_values import (
+        POSITION,
+        RECORDED_AT,
+        STREAM,
+        TENANT,
+        TYPE,
+        VERSION,
+        bucket,
+        constant,
+    )
 
 __version__ = "0.1.0"
 
@@ -141,10 +149,76 @@ __all__ = [
     "subtract",
 ]
 
-# So that tracebacks read strandline.WrongVersion. Value classes stay at home: that is where their
-# annotations are resolved.
+_HOMES = {
+    "strandline.app": ("App", "Transaction"),
+    "strandline.events.bulk": ("ImportedEvent",),
+    "strandline.events.event": (
+        "ANY",
+        "NO_STREAM",
+        "STREAM_EXISTS",
+        "Appended",
+        "Expected",
+        "Metadata",
+        "RecordedEvent",
+        "StreamState",
+        "Unknown",
+    ),
+    "strandline.projections.handlers": ("apply", "create", "delete", "fan_out", "key"),
+    "strandline.projections.multi_stream": ("MultiStream",),
+    "strandline.projections.single_stream": ("SingleStream",),
+    "strandline.projections.sql_projection": ("Sql", "Statements", "execute"),
+    "strandline.projections.subscription": ("EventBatch",),
+    "strandline.projections.table_declaration": ("Table",),
+    "strandline.projections.table_rules": (
+        "add",
+        "column",
+        "count",
+        "first",
+        "greatest",
+        "least",
+        "on",
+        "subtract",
+    ),
+    "strandline.projections.table_values": (
+        "POSITION",
+        "RECORDED_AT",
+        "STREAM",
+        "TENANT",
+        "TYPE",
+        "VERSION",
+        "bucket",
+        "constant",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # else a misspelt name would be fine for type checkers
+
+    def __getattr__(name: str) -> object:
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(_import_module(home), name)
+        _call_it_ours(value)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
+
+
+def _call_it_ours(value: object) -> None:
+    """Let tracebacks read strandline.WrongVersion.
+
+    Value classes stay at home: that is where their annotations are resolved.
+    """
+    if callable(value) and not vars(value).get("__annotations__"):
+        value.__module__ = __name__
+
+
 for _name in __all__:
-    _one = globals()[_name]
-    if callable(_one) and not vars(_one).get("__annotations__"):
-        _one.__module__ = __name__
-del _name, _one
+    if _name not in _HOME_OF:
+        _call_it_ours(globals()[_name])
+del _name

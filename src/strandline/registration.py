@@ -53,7 +53,7 @@ class Registration:
         return register
 
     def projection(
-        self, name: str, *, version: int = 1, lifecycle: str = "async"
+        self, name: str, *, version: int = 1, lifecycle: str = "async", shards: int = 1
     ) -> Callable[[P], P]:
         """Register the decorated class as projection *name*.
 
@@ -62,6 +62,9 @@ class Registration:
             version: Raise it when the rules change: the new version is built beside the old one.
             lifecycle: ``"async"``: by a node; ``"inline"``: in the append's transaction;
                 ``"live"``: folded on demand, stored nowhere.
+            shards: Into how many parts it is cut that different nodes can run: by the hash of the
+                stream; of the key, for ``sl.MultiStream`` and ``sl.Table``. Can be changed at any
+                time: the parts stop at one position, and the new ones go on there.
 
         Raises:
             InvalidDefinition: A handler cannot work; the message says which and why.
@@ -75,7 +78,7 @@ class Registration:
                     " sl.Table or sl.Sql"
                 )
             definition = cls()
-            definition.named(name, version, lifecycle)
+            definition.named(name, version, lifecycle, shards)
             self.registry.add_projection(definition, names)
             return cls
 
@@ -88,6 +91,7 @@ class Registration:
         types: Iterable[type[Any]] = (),
         start: str | int = "beginning",
         batch_events: int | None = None,
+        shards: int = 1,
     ) -> Callable[[F], F]:
         """Call the decorated function with batches of events, in order.
 
@@ -99,12 +103,21 @@ class Registration:
             types: Only events of these classes; all when empty.
             start: Where it begins when it is new: ``"beginning"``, ``"present"`` or a position.
             batch_events: Events in a batch at the most; the setting ``page_events`` when None.
+            shards: Into how many parts it is cut that different nodes can run, by the hash of the
+                stream: events of one stream stay in order, those of different streams do not.
         """
 
         def register(handle: F) -> F:
             made: Handle = handle
             self.registry.add_subscription(
-                subscription(name, made, types=types, start=start, batch_events=batch_events)
+                subscription(
+                    name,
+                    made,
+                    types=types,
+                    start=start,
+                    batch_events=batch_events,
+                    shards=shards,
+                )
             )
             return handle
 

@@ -32,6 +32,8 @@ from strandline.postgres.operations import one
 from strandline.postgres.pools import Pool
 from strandline.projections.documents import Documents, Key
 from strandline.projections.fold import PageFold
+from strandline.projections.multi_stream import MultiStream
+from strandline.projections.slice import WHOLE, Slice
 from strandline.projections.sql_projection import OwnTables
 from strandline.projections.table import TableRows
 from strandline.settings import Settings
@@ -70,27 +72,48 @@ class Processor(Protocol):
 
 
 class DocumentProcessor:
-    """Batches of single- and multi-stream projections."""
+    """Batches of single- and multi-stream projections.
+
+    A slice of a single-stream one gets the events of its streams only. Which documents an event
+    belongs to is known for a multi-stream one only after it was decoded here, so each of its slices
+    reads every event, and keeps what concerns its own documents.
+    """
 
     reads_pages = True
 
     def __init__(
-        self, documents: Documents[Any], types: EventTypes, pool: Pool, settings: Settings
+        self,
+        documents: Documents[Any],
+        types: EventTypes,
+        pool: Pool,
+        settings: Settings,
+        part: Slice = WHOLE,
     ) -> None:
         self.label = documents.projection.label
         self.fold = PageFold(documents.projection, types)
-        self.appetite = Appetite(self.fold.names, self.fold.wants_envelope, settings.page_events)
+        by_key = isinstance(documents.projection, MultiStream)
+        self._kept = part if by_key else WHOLE
+        self.appetite = Appetite(
+            self.fold.names,
+            self.fold.wants_envelope,
+            settings.page_events,
+            WHOLE if by_key else part,
+        )
         self._documents = documents
         self._pool = pool
-        self._cache = DocumentCache(settings.cached_documents)
+        self._cache = DocumentCache(settings.cached_documents // part.parts)
         self._commit = COMMIT_DOCUMENTS.about(table=documents.table)
 
     async def prepare(self, page: Page) -> Batch:
         """See ``Processor``."""
         pieces = self.fold.group(page.rows)
+        keys: list[Key] = list(dict.fromkeys([piece[0] for piece in pieces]))
+        if self._kept.parts > 1:
+            keys = [key for key in keys if self._kept.holds(*key)]
+            mine = frozenset(keys)
+            pieces = [piece for piece in pieces if piece[0] in mine]
         if not pieces:
             return Batch(page)
-        keys: list[Key] = list(dict.fromkeys([piece[0] for piece in pieces]))
         found, missing = self._cache.take(keys)
         if missing:
             found.update(await self._pool.run(self._documents.load(missing)))
@@ -123,11 +146,14 @@ class TableProcessor:
 
     reads_pages = False
 
-    def __init__(self, rows: TableRows, pool: Pool, settings: Settings) -> None:
+    def __init__(
+        self, rows: TableRows, pool: Pool, settings: Settings, part: Slice = WHOLE
+    ) -> None:
         self.label = rows.label
         self.appetite = Appetite(rows.names, False, settings.table_page_events)
         self._rows = rows
         self._pool = pool
+        self._part = part
 
     async def prepare(self, page: Page) -> Batch:
         """See ``Processor``."""
@@ -139,9 +165,11 @@ class TableProcessor:
         try:
             async with self._pool.transaction() as session:
                 await session.run(move(checkpoint, page.ceiling))
-                await session.run(self._rows.apply(page.floor, page.ceiling))
+                await session.run(self._rows.apply(page.floor, page.ceiling, self._part))
         except ApplyFailed as error:
-            fault = await self._pool.run(self._rows.find_fault(page.floor, page.ceiling))
+            fault = await self._pool.run(
+                self._rows.find_fault(page.floor, page.ceiling, self._part)
+            )
             if fault is None:
                 raise
             raise ApplyFailed(
@@ -157,9 +185,11 @@ class SqlProcessor:
 
     reads_pages = True
 
-    def __init__(self, tables: OwnTables, pool: Pool, settings: Settings) -> None:
+    def __init__(
+        self, tables: OwnTables, pool: Pool, settings: Settings, part: Slice = WHOLE
+    ) -> None:
         self.label = tables.label
-        self.appetite = Appetite(tables.names, tables.wants_envelope, settings.page_events)
+        self.appetite = Appetite(tables.names, tables.wants_envelope, settings.page_events, part)
         self._tables = tables
         self._pool = pool
 

@@ -1,9 +1,9 @@
 """One loader per database and node, shared by all agents there.
 
 An agent asks for the page after its position. Near the mark all agents ask for the same events,
-so such a page is fetched once (and decoded once, where objects cannot change) and handed to each.
-Far behind, an agent gets pages of its own, filtered by type inside PostgreSQL. A page never reaches
-beyond the high-water mark.
+so such a page is fetched once (and decoded once, where objects cannot change) and handed to each;
+slices get their parts of it. Far behind, an agent gets pages of its own, filtered by type and slice
+inside PostgreSQL. A page never reaches beyond the high-water mark.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from strandline.events.sharing import is_unchangeable
 from strandline.postgres.operations import Call, Op, Rows
 from strandline.postgres.pools import Pool
 from strandline.postgres.statements import SqlFile
-from strandline.projections.fold import DATA, POSITION, TYPE, Row
+from strandline.projections.fold import DATA, METADATA, POSITION, TYPE, Row
+from strandline.projections.slice import WHOLE, Slice
 from strandline.settings import Settings
 
 KEPT_PAGES = 4  # agents at the head are at most a few pages apart
 WINDOW = 200_000  # positions a filtered page looks through, so that rare types cannot time out
 FIRST_PAGE = 256  # events, until the size of this log's events is known
+HASH = METADATA + 1  # column of pages to cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,54 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Appetite:
-    """What an agent wants in its pages: types (None: all), envelope columns, events at the most."""
+    """What an agent wants in its pages.
+
+    Attributes:
+        names: Stored names of types; None for all.
+        full: Whether with the columns that envelopes need.
+        most: Events at the most.
+        slice: Of which streams.
+    """
 
     names: tuple[str, ...] | None
     full: bool
     most: int
+    slice: Slice = WHOLE
+
+
+class SharedPage:
+    """A page for every agent at the head, and its parts for slices, cut once for each number."""
+
+    __slots__ = ("_cuts", "page")
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self._cuts: dict[int, list[Page]] = {}
+
+    def of(self, part: Slice) -> Page:
+        """What *part* gets of it."""
+        if part.parts == 1:
+            return self.page
+        cuts = self._cuts.get(part.parts)
+        if cuts is None:
+            cuts = self._cuts[part.parts] = self._cut(part.parts)
+        return cuts[part.part - 1]
+
+    def _cut(self, parts: int) -> list[Page]:
+        rows: list[list[Row]] = [[] for _ in range(parts)]
+        for row in self.page.rows:
+            rows[row[HASH] % parts].append(row)
+        return [Page(self.page.floor, self.page.ceiling, some) for some in rows]
 
 
 _sql = SqlFile(__name__)
 SHARED = _sql.many("shared_page", tuple)
+SHARED_TO_CUT = _sql.many("shared_page_to_cut", tuple)
 LEAN = _sql.many("lean_page", tuple)
 FULL = _sql.many("full_page", tuple)
+SLICED = _sql.many("sliced_page", tuple)
+SLICED_LEAN = _sql.many("sliced_lean_page", tuple)
+SLICED_FULL = _sql.many("sliced_full_page", tuple)
 
 
 class Feed:
@@ -64,7 +103,8 @@ class Feed:
         self._types = types
         self._settings = settings
         self._moved = asyncio.Event()
-        self._shared: OrderedDict[int, asyncio.Task[Page]] = OrderedDict()
+        self._shared: OrderedDict[int, asyncio.Task[SharedPage]] = OrderedDict()
+        self._to_cut = False  # whether shared pages must tell slices apart
         self._shareable: dict[str, bool] = {}
         self._event_bytes = 0.0  # mean JSON size seen lately
         self.agents = 0
@@ -102,35 +142,37 @@ class Feed:
         if after >= mark:
             return Page(after, after, ())
         shared = min(self._settings.page_events, appetite.most)  # a subscription may want less
+        part = appetite.slice
         if self.agents > 1 and mark - after <= shared:
-            return await self._at_the_head(after, mark)
+            if part.parts > 1 and not self._to_cut:
+                self._to_cut = True
+                self._shared.clear()
+            return (await self._at_the_head(after, mark)).of(part)
         most = self._limit(appetite.most)
-        if appetite.names is None:
+        if appetite.names is None and part.parts == 1:
             rows = await self._pool.run(_rows(SHARED, after, mark, most))
         else:
-            statement = FULL if appetite.full else LEAN
             mark = min(mark, after + WINDOW)
-            rows = await self._pool.run(_rows(statement, after, mark, most, list(appetite.names)))
+            rows = await self._pool.run(_filtered(appetite, after, mark, most))
         return self._page(after, mark, most, rows)
 
-    async def _at_the_head(self, after: int, mark: int) -> Page:
+    async def _at_the_head(self, after: int, mark: int) -> SharedPage:
         task = self._shared.get(after)
         if task is not None and task.done() and (task.cancelled() or task.exception()):
             task = None
-        if task is None or (
-            task.done() and task.result().ceiling < mark and not task.result().rows
-        ):
+        if task is None or (task.done() and _is_outdated(task.result().page, mark)):
             task = asyncio.create_task(self._fetch_shared(after, mark))
             self._shared[after] = task
             while len(self._shared) > KEPT_PAGES:
                 self._shared.popitem(last=False)
         return await asyncio.shield(task)
 
-    async def _fetch_shared(self, after: int, mark: int) -> Page:
+    async def _fetch_shared(self, after: int, mark: int) -> SharedPage:
         most = self._limit(self._settings.page_events)
-        rows = await self._pool.run(_rows(SHARED, after, mark, most))
+        statement = SHARED_TO_CUT if self._to_cut else SHARED
+        rows = await self._pool.run(_rows(statement, after, mark, most))
         page = self._page(after, mark, most, rows)
-        return Page(page.floor, page.ceiling, [self._decoded(row) for row in rows])
+        return SharedPage(Page(page.floor, page.ceiling, [self._decoded(row) for row in rows]))
 
     def _decoded(self, row: Row) -> Row:
         name = row[TYPE]
@@ -160,6 +202,20 @@ class Feed:
         if not self._event_bytes:
             return min(most, FIRST_PAGE)
         return max(1, min(most, int(self._settings.page_bytes / self._event_bytes)))
+
+
+def _is_outdated(page: Page, mark: int) -> bool:
+    """Whether it found nothing where there may be something by now."""
+    return page.ceiling < mark and not page.rows
+
+
+def _filtered(appetite: Appetite, after: int, mark: int, most: int) -> Op[Rows]:
+    part, full = appetite.slice, appetite.full
+    names = [] if appetite.names is None else [list(appetite.names)]
+    if part.parts == 1:
+        return _rows(FULL if full else LEAN, after, mark, most, *names)
+    statement = (SLICED_FULL if full else SLICED_LEAN) if names else SLICED
+    return _rows(statement, after, mark, most, part.part, part.parts, *names)
 
 
 def _rows(statement: Any, *arguments: Any) -> Op[Rows]:

@@ -1,8 +1,21 @@
 -- Pages of events for agents; used by feed.py.
+-- A stream's slice is hashtextextended(stream, hashtextextended(tenant, 0)) without its sign, modulo the number
+-- of slices. Checkpoints depend on that expression: it may never change.
 
 -- name: shared_page(after bigint, up_to bigint, most bigint) :many
 -- plan: events_pkey
 SELECT position, tenant, stream, version, type, data::text AS data, recorded_at, id, metadata::text AS metadata
+  FROM {schema}.events
+ WHERE position > $1 AND position <= $2
+ ORDER BY position
+ LIMIT $3;
+
+-- name: shared_page_to_cut(after bigint, up_to bigint, most bigint) :many
+-- The same with what slices are told apart by: 0.07 µs an event, where each slice asking for itself costs a
+-- round trip, and a look at all events of the others.
+-- plan: events_pkey
+SELECT position, tenant, stream, version, type, data::text AS data, recorded_at, id, metadata::text AS metadata,
+       hashtextextended(stream, hashtextextended(tenant, 0)) & 9223372036854775807 AS hash
   FROM {schema}.events
  WHERE position > $1 AND position <= $2
  ORDER BY position
@@ -22,5 +35,34 @@ SELECT position, tenant, stream, version, type, data::text AS data
 SELECT position, tenant, stream, version, type, data::text AS data, recorded_at, id, metadata::text AS metadata
   FROM {schema}.events
  WHERE position > $1 AND position <= $2 AND type = ANY ($4)
+ ORDER BY position
+ LIMIT $3;
+
+-- name: sliced_page(after bigint, up_to bigint, most bigint, part integer, parts bigint) :many
+-- Of one slice (part from 1). coalesce changes nothing but the planner's guess: a half of the events instead
+-- of one in 200, for which it would sort the whole range.
+-- plan: events_pkey
+SELECT position, tenant, stream, version, type, data::text AS data, recorded_at, id, metadata::text AS metadata
+  FROM {schema}.events
+ WHERE position > $1 AND position <= $2
+   AND coalesce((hashtextextended(stream, hashtextextended(tenant, 0)) & 9223372036854775807) % $5 = $4 - 1, false)
+ ORDER BY position
+ LIMIT $3;
+
+-- name: sliced_lean_page(after bigint, up_to bigint, most bigint, part integer, parts bigint, types text[]) :many
+-- plan: events_pkey
+SELECT position, tenant, stream, version, type, data::text AS data
+  FROM {schema}.events
+ WHERE position > $1 AND position <= $2 AND type = ANY ($6)
+   AND coalesce((hashtextextended(stream, hashtextextended(tenant, 0)) & 9223372036854775807) % $5 = $4 - 1, false)
+ ORDER BY position
+ LIMIT $3;
+
+-- name: sliced_full_page(after bigint, up_to bigint, most bigint, part integer, parts bigint, types text[]) :many
+-- plan: events_pkey
+SELECT position, tenant, stream, version, type, data::text AS data, recorded_at, id, metadata::text AS metadata
+  FROM {schema}.events
+ WHERE position > $1 AND position <= $2 AND type = ANY ($6)
+   AND coalesce((hashtextextended(stream, hashtextextended(tenant, 0)) & 9223372036854775807) % $5 = $4 - 1, false)
  ORDER BY position
  LIMIT $3;

@@ -14,6 +14,7 @@ from strandline.events.event import RecordedEvent
 from strandline.postgres.operations import AsyncpgSession
 from strandline.postgres.pools import Pool
 from strandline.projections.fold import DATA, POSITION, TYPE, Row, envelope_of
+from strandline.projections.slice import WHOLE, Slice
 from strandline.projections.subscription import EventBatch, Subscription
 from strandline.settings import Settings
 
@@ -37,10 +38,14 @@ class SubscriptionProcessor:
         pool: Pool,
         settings: Settings,
         begin: Begin,
+        part: Slice = WHOLE,
     ) -> None:
         self.label = subscription.label
         self.appetite = Appetite(
-            subscription.names(types), True, subscription.batch_events or settings.page_events
+            subscription.names(types),
+            True,
+            subscription.batch_events or settings.page_events,
+            part,
         )
         self._subscription = subscription
         self._wanted = None if self.appetite.names is None else frozenset(self.appetite.names)
@@ -62,7 +67,8 @@ class SubscriptionProcessor:
         if not batch.work:
             await self._pool.run(move(checkpoint, ceiling))
             return
-        given = EventBatch(batch.work, batch.page.floor, ceiling, checkpoint.epoch)
+        floor = batch.page.floor
+        given = EventBatch(batch.work, floor, ceiling, checkpoint.epoch, checkpoint.shard)
         if self._subscription.takes_transaction:
             async with self._pool.transaction() as session:
                 await session.run(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from strandline.errors import InvalidDefinition
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+MOST_SHARDS = 1000  # each costs a checkpoint and an agent, and reads what concerns the others
 
 
 class Lifecycle(StrEnum):
@@ -24,6 +25,7 @@ class Projection:
     """A named, versioned rule from events to a read model.
 
     Attributes:
+        shards: Into how many shards it is cut, by the hash of the stream or of the key.
         indexes: Fields of the document to index, as ``"owner"`` or ``"address.city"``; ``"*"``
             indexes everything for containment queries.
     """
@@ -31,10 +33,11 @@ class Projection:
     name: str = ""
     version: int = 1
     lifecycle: Lifecycle = Lifecycle.ASYNC
+    shards: int = 1
     kind: ClassVar[str] = ""
     indexes: ClassVar[tuple[str, ...]] = ()
 
-    def named(self, name: str, version: int, lifecycle: str) -> None:
+    def named(self, name: str, version: int, lifecycle: str, shards: int = 1) -> None:
         """Give the definition its name; called by ``app.projection``.
 
         Raises:
@@ -50,16 +53,16 @@ class Projection:
             raise InvalidDefinition(
                 f"projection {name!r}: lifecycle {lifecycle!r} is not live, inline or async"
             ) from None
+        self.shards = checked_shards(shards, f"projection {name!r}")
+        if shards > 1 and self.lifecycle is not Lifecycle.ASYNC:
+            raise InvalidDefinition(
+                f"projection {name!r}: shards={shards} is for what nodes run; it is {lifecycle}"
+            )
 
     @property
     def label(self) -> str:
         """Name and version, e.g. ``orders:v2``."""
         return f"{self.name}:v{self.version}"
-
-    @property
-    def shard(self) -> str:
-        """The name of its shard, e.g. ``orders:v2:all``."""
-        return f"{self.label}:all"
 
     @property
     def table(self) -> str:
@@ -82,3 +85,15 @@ def checked_name(name: object) -> str:
             f"{name!r} is not a name: 1 to 40 of a-z, 0-9 and _, beginning with a letter"
         )
     return name
+
+
+def checked_shards(shards: object, what: str) -> int:
+    """*shards*, if *what* can be cut into so many.
+
+    Raises:
+        InvalidDefinition: It is not 1 to ``MOST_SHARDS``.
+    """
+    known = isinstance(shards, int) and not isinstance(shards, bool) and 1 <= shards <= MOST_SHARDS
+    if not known:
+        raise InvalidDefinition(f"{what}: shards={shards!r} is not 1 to {MOST_SHARDS}")
+    return int(shards)  # type: ignore[call-overload,no-any-return]  # checked in the line above

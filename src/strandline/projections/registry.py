@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from strandline.errors import InvalidDefinition, UnknownProjection
 from strandline.events.codec import EventTypes
 from strandline.projections.projection import Lifecycle, Projection
+from strandline.projections.slice import slices
 from strandline.projections.subscription import Subscription
 
 Reference = type[Projection] | Projection | str
@@ -68,26 +69,49 @@ class Registry:
         known = ", ".join(sorted(self.projections)) or "none"
         raise UnknownProjection(f"no projection {name!r} is registered (registered: {known})")
 
-    def shard(self, reference: Any) -> str:
-        """The shard of a projection or subscription: by definition, function or name."""
+    def label(self, reference: Any) -> str:
+        """The label of a projection or subscription: by definition, function or name."""
         if isinstance(reference, Subscription):
-            return reference.shard
+            return reference.label
         if isinstance(reference, str) and reference in self.subscriptions:
-            return self.subscriptions[reference].shard
+            return self.subscriptions[reference].label
         for one in self.subscriptions.values():
             if one.handle is reference:
-                return one.shard
-        return self.projection(reference).shard
+                return one.label
+        return self.projection(reference).label
 
     def of(self, lifecycle: Lifecycle) -> list[Projection]:
         """The projections of one lifecycle, by name."""
         found = (one for one in self.projections.values() if one.lifecycle is lifecycle)
         return sorted(found, key=lambda one: one.name)
 
+    def run_by_nodes(self) -> list[Projection | Subscription]:
+        """The projections and subscriptions that a node runs, by label."""
+        found: list[Projection | Subscription] = [
+            *self.of(Lifecycle.ASYNC),
+            *self.subscriptions.values(),
+        ]
+        return sorted(found, key=lambda one: one.label)
+
+    def labels(self) -> list[str]:
+        """The labels of all that a node runs."""
+        return [one.label for one in self.run_by_nodes()]
+
+    def labels_of(self, references: Iterable[Any]) -> list[str]:
+        """The labels of those among *references* that a node runs; of all when none is named.
+
+        Inline and live ones are never behind, so nobody needs to wait for them.
+
+        Raises:
+            UnknownProjection: One is not registered.
+        """
+        named = [self.label(one) for one in references]
+        run = self.labels()
+        return [one for one in named if one in run] if named else run
+
     def shards(self) -> list[str]:
-        """The names of all shards that a node runs."""
-        names = [one.shard for one in self.of(Lifecycle.ASYNC)]
-        return sorted([*names, *(one.shard for one in self.subscriptions.values())])
+        """The names of all shards that a node runs, once each is cut as it is declared."""
+        return [part.shard(one.label) for one in self.run_by_nodes() for part in slices(one.shards)]
 
     def _refuse_taken(self, name: str) -> None:
         if name in self.projections or name in self.subscriptions:

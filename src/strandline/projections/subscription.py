@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from strandline.errors import InvalidDefinition
 from strandline.events.codec import EventTypes
 from strandline.events.event import RecordedEvent
-from strandline.projections.projection import checked_name
+from strandline.projections.projection import checked_name, checked_shards
 
 E = TypeVar("E")
 
@@ -25,14 +25,16 @@ class EventBatch:
         events: The events.
         floor: Everything up to this position was handled before.
         ceiling: With this batch, everything up to this position is handled.
-        epoch: Grows with every new owner of the subscription: hand it to outside systems as a
-            fencing token, so that they can refuse a frozen predecessor.
+        epoch: Grows with every new owner of the shard: hand it to outside systems with the shard's
+            name as a fencing token, so that they can refuse a frozen predecessor.
+        shard: The shard whose events these are, e.g. ``notifier:all`` or ``notifier:3/4``.
     """
 
     events: tuple[RecordedEvent[Any], ...]
     floor: int
     ceiling: int
     epoch: int
+    shard: str = ""
 
     def __iter__(self) -> Iterator[RecordedEvent[Any]]:
         """Iterate over the events."""
@@ -57,6 +59,7 @@ class Subscription:
         types: Only events of these classes; empty for all.
         start: Where a new subscription begins: ``"beginning"``, ``"present"`` or a position.
         batch_events: Events in a batch at the most.
+        shards: Into how many shards its streams are cut.
     """
 
     name: str
@@ -65,16 +68,12 @@ class Subscription:
     types: tuple[type[Any], ...] = ()
     start: str | int = "beginning"
     batch_events: int | None = None
+    shards: int = 1
 
     @property
     def label(self) -> str:
         """Its name."""
         return self.name
-
-    @property
-    def shard(self) -> str:
-        """The name of its shard."""
-        return f"{self.name}:all"
 
     def names(self, types: EventTypes) -> tuple[str, ...] | None:
         """The stored names it wants; None for all."""
@@ -90,6 +89,7 @@ def subscription(
     types: Iterable[type[Any]] = (),
     start: str | int = "beginning",
     batch_events: int | None = None,
+    shards: int = 1,
 ) -> Subscription:
     """Check and make a subscription.
 
@@ -109,4 +109,5 @@ def subscription(
         raise InvalidDefinition(
             f"subscription {name!r}: start={start!r} is not 'beginning', 'present' or a position"
         )
-    return Subscription(name, handle, count == 2, tuple(types), start, batch_events)
+    checked_shards(shards, f"subscription {name!r}")
+    return Subscription(name, handle, count == 2, tuple(types), start, batch_events, shards)

@@ -14,8 +14,9 @@ from strandline.postgres.operations import Call, Op, many, none, one
 from strandline.postgres.statements import SqlFile, Statement, moved_up, quoted
 from strandline.projections.column_types import constant_sql
 from strandline.projections.event_fields import Kind
+from strandline.projections.slice import WHOLE, Slice
 from strandline.projections.table_declaration import Line, Table, index_columns
-from strandline.projections.table_fold import Fold, array
+from strandline.projections.table_fold import Fold, array, in_slice
 from strandline.projections.table_rules import Column
 from strandline.projections.table_values import Value
 
@@ -81,9 +82,13 @@ class TableRows:
         self._columns = _COLUMNS.about(table=self.table)
         self._empty = _EMPTY.about(table=self.table)
         self._drop = _DROP.about(table=self.table)
-        fragments = Fold(projection).fragments()
-        winners = fragments.pop("winners")
-        self.fold = _FOLD.about(winners=winners, table=self.table, **fragments)
+        fold = Fold(projection)
+        fragments = fold.fragments()
+        winners = fragments.pop("winners")  # first: it names others
+        self._fold = _FOLD.about(winners=winners, table=self.table, **fragments)
+        self._slice = fold.slice
+        self._folds: dict[Slice, Statement[Any]] = {}
+        self.fold = self.fold_of(WHOLE)
         self._selected = ", ".join(["tenant", *(_selected(column) for column in self.columns)])
 
     def create(self) -> Op[None]:
@@ -105,15 +110,23 @@ class TableRows:
         """Drop the table."""
         yield from none(self._drop)
 
-    def apply(self, floor: int, ceiling: int) -> Op[None]:
-        """Fold the events after *floor*, up to *ceiling*, in one statement.
+    def fold_of(self, part: Slice) -> Statement[Any]:
+        """The statement that folds events into the rows of *part*. No operation."""
+        found = self._folds.get(part)
+        if found is None:
+            found = self._folds[part] = self._fold.about(slice=self._slice(part))
+        return found
 
-        One writer at a time: run it behind the fence of a checkpoint, in the same transaction.
+    def apply(self, floor: int, ceiling: int, part: Slice = WHOLE) -> Op[None]:
+        """Fold the events after *floor*, up to *ceiling*, into the rows of *part*, in one statement.
+
+        One writer of a slice at a time: run it behind the fence of a checkpoint, in the same
+        transaction.
 
         Raises:
             ApplyFailed: PostgreSQL cannot store an outcome; ``find_fault`` says which.
         """
-        yield from self._applied(floor, ceiling, None)
+        yield from self._applied(self.fold_of(part), floor, ceiling, None)
 
     def apply_positions(self, positions: Sequence[int]) -> Op[None]:
         """Fold the events at *positions*, appended in the same transaction.
@@ -122,7 +135,8 @@ class TableRows:
             ApplyFailed: PostgreSQL cannot store an outcome, so the append fails with it.
         """
         if positions:
-            yield from self._applied(min(positions) - 1, max(positions), list(positions))
+            floor, ceiling = min(positions) - 1, max(positions)
+            yield from self._applied(self.fold, floor, ceiling, list(positions))
 
     def wants(self, types: Iterable[str]) -> bool:
         """Whether events of any of these stored names concern it."""
@@ -132,20 +146,31 @@ class TableRows:
         """Bring it up to date with *rows*, just appended; their first column is the position."""
         yield from self.apply_positions([row[0] for row in rows])
 
-    def find_fault(self, floor: int, ceiling: int) -> Op[Fault | None]:
-        """The first value of these events that fits no column, if any.
+    def find_fault(self, floor: int, ceiling: int, part: Slice = WHOLE) -> Op[Fault | None]:
+        """The first value of these events that fits no column of a row of *part*, if any.
 
         Run it outside a transaction: it finds out by letting statements fail.
         """
-        faults = []
+        faults: list[Fault] = []
         for line in self.projection.lines:
+            types = array(line.names)
+            keys = [
+                line.keys[one.name].sql(line.cls, one.type, "e") for one in self.projection.keys
+            ]
+            mine = in_slice(part, types, keys)
+            top = ceiling  # behind a key that cannot be read, nobody knows whose the others are
             for column, value in _values(line, self.columns):
                 probe = _PROBE.about(
-                    value=value.sql(line.cls, column.type, "e"), types=array(line.names)
+                    value=value.sql(line.cls, column.type, "e"),
+                    types=types,
+                    slice="" if column.key is not None else mine,
                 )
-                reason = yield from _reason(probe, floor, ceiling)
+                reason = (yield from _reason(probe, floor, top)) if top > floor else None
                 if reason is not None:
-                    faults.append((yield from _first(probe, (floor, ceiling), column, reason)))
+                    found = yield from _first(probe, (floor, top), column, reason)
+                    faults.append(found)
+                    if column.key is not None:
+                        top = found.position - 1
         return min(faults, key=lambda one: one.position, default=None)
 
     def find(self, key: Any, *, tenant: str) -> Op[Any | None]:
@@ -200,9 +225,11 @@ class TableRows:
                 f" ({names}): raise the version"
             )
 
-    def _applied(self, floor: int, ceiling: int, positions: list[int] | None) -> Op[None]:
+    def _applied(
+        self, fold: Statement[Any], floor: int, ceiling: int, positions: list[int] | None
+    ) -> Op[None]:
         try:
-            yield from none(self.fold, floor, ceiling, positions)
+            yield from none(fold, floor, ceiling, positions)
         except Exception as error:  # the driver's too
             reason = _unstorable(error)
             if reason is None:
@@ -287,8 +314,8 @@ def _selected(column: Column) -> str:
 
 
 def _values(line: Line, columns: Iterable[Column]) -> Iterable[tuple[Column, Value]]:
-    """What a line reads from the data, and for which column."""
-    for column in columns:
+    """What a line reads from the data, and for which column; keys first."""
+    for column in sorted(columns, key=lambda one: one.key is None):
         change = line.changes.get(column.name)
         value = line.keys.get(column.name) or (change.value if change else None)
         if value is not None and value.reads_data:

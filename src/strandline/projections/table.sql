@@ -26,7 +26,8 @@ DROP TABLE IF EXISTS {schema}.{table};
 
 -- name: fold_events(floor bigint, ceiling bigint, positions bigint[]) :none
 -- Folds the events after floor, up to ceiling, and stores the outcome; of those at the positions only,
--- unless they are NULL. One writer at a time: rows are read, then written.
+-- unless they are NULL; and of those whose row is in {slice} only. One writer of a row at a time: rows are read,
+-- then written.
 --
 --   line    one line per event and rule: keys, and what is added or compared, read from the JSON once
 --   reset   where a row ended or a column was set anew, per key; used by rules that need it only
@@ -39,7 +40,7 @@ WITH line AS {kept} (
       FROM {schema}.events e{lanes}
      WHERE e.position > $1 AND e.position <= $2
        AND e.type = ANY ({types})
-       AND ($3::bigint[] IS NULL OR e.position = ANY ($3))
+       AND ($3::bigint[] IS NULL OR e.position = ANY ($3)){slice}
     OFFSET 0
 ), reset AS (
     SELECT l.tenant, {line_keys}, {resets}
@@ -74,7 +75,7 @@ ON CONFLICT (tenant, {key_columns}) DO {on_conflict};
 -- Reads one value of each event: fails where it does not fit its column.
 SELECT count({value}) AS count
   FROM {schema}.events e
- WHERE e.position > $1 AND e.position <= $2 AND e.type = ANY ({types});
+ WHERE e.position > $1 AND e.position <= $2 AND e.type = ANY ({types}){slice};
 
 -- name: query_rows(tenant text) :many
 -- {condition} and {order} are the caller's; its own parameters follow as $2, $3 ...

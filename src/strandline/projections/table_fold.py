@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from strandline.postgres.statements import quoted
 from strandline.projections.column_types import constant_sql, safe_literal
+from strandline.projections.slice import Slice
 from strandline.projections.table_declaration import Line, Table
 from strandline.projections.table_rules import Change, Column, How, is_text
 from strandline.projections.table_values import POSITION
@@ -52,7 +53,7 @@ class Fold:
             "place": "e.position" if self.lanes == 1 else f"e.position * {self.lanes} + lane.lane",
             "rule": self._by_rule(lambda line: str(line.number), "e") or "0",
             "lanes": self._lane_source(),
-            "types": array(name for line in self.lines for name in line.names),
+            "types": self._types(),
             "line_values": _comma([*made_keys, *_named(self.line_values)]),
             "line_keys": line_keys,
             "has_key": self._has_key(),
@@ -70,6 +71,13 @@ class Fold:
             "results": ", ".join(results),
             "on_conflict": self._on_conflict(),
         }
+
+    def slice(self, part: Slice) -> str:
+        """The condition that a line's key is in *part*: asked before any other value is read."""
+        return in_slice(part, self._types(), [self._key(one) for one in self.table.keys])
+
+    def _types(self) -> str:
+        return array(name for line in self.lines for name in line.names)
 
     def _key(self, column: Column) -> str:
         made = self._by_rule(
@@ -222,6 +230,20 @@ class Fold:
 
     def _aggregate(self, made: str) -> str:
         return "g." + self.aggregates.setdefault(made, f"a{len(self.aggregates) + 1}")
+
+
+def in_slice(part: Slice, types: str, keys: Iterable[str]) -> str:
+    """The condition that the row under *keys* of an event's tenant is in *part*; empty for all.
+
+    Equal keys hash alike, however they are written. CASE, since the planner may ask conditions in
+    any order, and a key need not be readable in events of other types. Checkpoints depend on this
+    expression: it may never change.
+    """
+    if part.parts == 1:
+        return ""
+    code = f"hash_record_extended(ROW(e.tenant, {', '.join(keys)}), 0) & 9223372036854775807"
+    mine = f"({code}) % {part.parts} = {part.part - 1}"
+    return f"\n       AND CASE WHEN e.type = ANY ({types}) THEN {mine} ELSE false END"
 
 
 def array(names: Iterable[str]) -> str:

@@ -100,12 +100,12 @@ async def connected(url: str) -> AsyncIterator[Any]:
         await connection.close()
 
 
-async def end_backends(connection: Any, application: str = "strandline%") -> int:
+async def end_backends(connection: Any, application: str = "strandline") -> int:
     """End the app's backends of this database, as an operator or a crash would; how many."""
     ended: int = await connection.fetchval(
         """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid()
-              AND application_name LIKE $1""",
+              AND application_name LIKE $1 || '%'""",
         application,
     )
     return ended

@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from strandline.daemon.checkpoint import positions
-from strandline.daemon.progress import POLL, behind
+from strandline.daemon.progress import POLL, are_beyond, behind, positions_of
 from strandline.errors import AnswerTimedOut, InvalidDefinition, NotOpen
 from strandline.events import read as reading
 from strandline.events.event import (
@@ -312,15 +311,15 @@ class App(Registration):
         self, position: int, *projections: Reference, timeout: float | None = None
     ) -> None:
         """Wait until *projections* include *position*; see ``strandline.App.wait_for``."""
-        shards = [self.registry.shard(one) for one in projections] or self.registry.shards()
+        labels = self.registry.labels_of(projections)
         seconds = self.settings.wait_timeout if timeout is None else timeout
         deadline = time.monotonic() + seconds
         while True:
-            known = self._opened.run(positions(shards))
-            if all(known.get(name, -1) >= position for name in shards):
+            known = self._opened.run(positions_of(labels))
+            if are_beyond(position, labels, known):
                 return
             if time.monotonic() >= deadline:
-                raise AnswerTimedOut(behind(position, shards, known, seconds))
+                raise AnswerTimedOut(behind(position, labels, known, seconds))
             time.sleep(POLL)
 
     @property

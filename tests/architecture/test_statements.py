@@ -31,6 +31,7 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 EXAMPLES: dict[str, dict[str, str]] = {
     "strandline/daemon/checkpoint.sql": {"table": '"doc_example_v1"'},
     "strandline/events/read.sql": {"order": "ASC"},
+    "strandline/postgres/pool.sql": {"milliseconds": "60000"},
     "strandline/projections/documents.sql": {
         "table": '"doc_example_v1"',
         "key": '"doc_example_v1_pkey"',

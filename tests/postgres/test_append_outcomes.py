@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import asyncpg
 import pytest
@@ -150,11 +151,16 @@ async def test_an_outage_fails_all_that_wait_in_bounded_time(database_url: str) 
 async def test_appends_under_repeated_cuts_are_neither_lost_nor_doubled(database_url: str) -> None:
     async with Proxy(database_url) as proxy, opened(database_url, through=proxy.url) as bench:
         stopping = False
+        done = 0
 
         async def cutter() -> None:
-            cuts = 0
+            cuts = seen = 0
             while not stopping:
                 cuts += 1
+                until = time.monotonic() + 1.0  # on a busy machine nobody could connect in between
+                while done == seen and not stopping and time.monotonic() < until:
+                    await asyncio.sleep(0.005)
+                seen = done
                 if cuts % 3 == 0:
                     proxy.swallow_answer_to(b'"amount"')
                 await asyncio.sleep(0.03)
@@ -162,6 +168,7 @@ async def test_appends_under_repeated_cuts_are_neither_lost_nor_doubled(database
                     proxy.cut()
 
         async def writer(number: int) -> int:
+            nonlocal done
             stored, doubtful = 0, False
             while stored < 40:
                 try:
@@ -175,6 +182,7 @@ async def test_appends_under_repeated_cuts_are_neither_lost_nor_doubled(database
                 except Unavailable:
                     continue
                 stored, doubtful = stored + 1, False
+                done += 1
             return stored
 
         cutting = asyncio.create_task(cutter())

@@ -16,6 +16,7 @@ from strandline.daemon.feed import Page
 from strandline.errors import CheckpointMoved
 
 SHARD = "versions:v1:all"
+ME = UUID(int=7)
 WRONG: list[dict[str, Any]] = [
     {"epoch": 1},
     {"epoch": 3},
@@ -30,7 +31,7 @@ async def claimed(app: App) -> Checkpoint:
     """The right to go on at position 10, under epoch 2."""
     run = app.pools.work.run
     await run(claim(SHARD, uuid4()))
-    checkpoint = await run(claim(SHARD, app.node_id))
+    checkpoint = await run(claim(SHARD, ME))
     await run(move(checkpoint, 10))
     return checkpoint.at(10)
 
@@ -72,7 +73,7 @@ async def test_the_owner_moves_on_and_writes(database_url: str) -> None:
 
         await processor(app).commit(BATCH, checkpoint)
 
-        assert await where(app) == (20, 2, app.node_id)
+        assert await where(app) == (20, 2, ME)
         assert dict(await app.query(Versions)) == {"new": Seen([1])}
         with pytest.raises(CheckpointMoved):
             await processor(app).commit(BATCH, checkpoint)  # the same batch a second time
@@ -89,7 +90,7 @@ async def test_a_batch_of_documents_under_a_wrong_claim_writes_nothing(
         with pytest.raises(CheckpointMoved, match="another node has claimed it"):
             await processor(app).commit(BATCH, checkpoint)
 
-        assert await where(app) == (10, 2, app.node_id)
+        assert await where(app) == (10, 2, ME)
         assert dict(await app.query(Versions)) == {"old": Seen([7])}
 
 
@@ -103,7 +104,7 @@ async def test_a_checkpoint_under_a_wrong_claim_does_not_move(
         with pytest.raises(CheckpointMoved):
             await app.pools.work.run(move(checkpoint, 20))
 
-        assert await where(app) == (10, 2, app.node_id)
+        assert await where(app) == (10, 2, ME)
 
 
 async def test_every_claim_raises_the_epoch_and_begins_where_the_last_one_ended(
@@ -112,7 +113,7 @@ async def test_every_claim_raises_the_epoch_and_begins_where_the_last_one_ended(
     async with tally_app(database_url) as app:
         first = await claimed(app)
 
-        again = await app.pools.work.run(claim(SHARD, app.node_id, start=3))
+        again = await app.pools.work.run(claim(SHARD, ME, start=3))
 
         assert (again.epoch, again.position) == (first.epoch + 1, 10)
         with pytest.raises(CheckpointMoved):
@@ -120,6 +121,19 @@ async def test_every_claim_raises_the_epoch_and_begins_where_the_last_one_ended(
         with pytest.raises(CheckpointMoved):
             await app.pools.work.run(reread(first))
         assert await app.pools.work.run(reread(again)) == again
+
+
+async def test_an_epoch_that_was_given_twice_is_good_for_its_owner_only(database_url: str) -> None:
+    """As after a fail-over to a server that had not heard of the last claim."""
+    async with tally_app(database_url) as app:
+        checkpoint = await claimed(app)
+        async with connected(app.url) as other:
+            await other.execute("UPDATE strandline.shards SET owner = $1", UUID(int=8))
+
+        with pytest.raises(CheckpointMoved):
+            await app.pools.work.run(reread(checkpoint))
+        with pytest.raises(CheckpointMoved):
+            await app.pools.work.run(move(checkpoint, 20))
 
 
 async def test_a_reset_refuses_whoever_runs_the_shard(database_url: str) -> None:
@@ -135,6 +149,6 @@ async def test_a_reset_refuses_whoever_runs_the_shard(database_url: str) -> None
 
 async def test_a_shard_that_never_ran_begins_where_it_is_told(database_url: str) -> None:
     async with tally_app(database_url) as app:
-        found = await app.pools.work.run(claim("new:all", app.node_id, start=42))
+        found = await app.pools.work.run(claim("new:all", ME, start=42))
 
         assert (found.epoch, found.position) == (1, 42)

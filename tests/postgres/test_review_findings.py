@@ -153,6 +153,7 @@ async def test_a_rebuild_starts_only_what_ran_before(database_url: str) -> None:
         await app.start(Versions)
         await app.wait_for(await fill(app, 10), Versions)
         await app.rebuild(Versions)
+        await app.wait_for(10, Versions)
 
         statistics = app.statistics()
         assert statistics is not None

@@ -48,7 +48,7 @@ async def test_a_wait_for_a_shard_that_never_ran_says_so(database_url: str) -> N
         done = await app.append("s", Ticked())
 
         with pytest.raises(AnswerTimedOut, match="positions:v1:all is at no checkpoint: it never"):
-            await app.wait_for(done.position, Positions, timeout=0.05)
+            await app.wait_for(done.position, Positions, timeout=0.5)
 
 
 async def test_a_wait_in_one_process_sees_the_work_of_another(database_url: str) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +13,13 @@ from uuid import uuid4
 
 from strandline.app.events import EventFace
 from strandline.app.models import ModelFace
+from strandline.app.node import Node, NodeWiring
+from strandline.app.nodes import NodeFace, Running
 from strandline.app.runtime import Runtime
 from strandline.app.transaction import Transaction
-from strandline.daemon.daemon import APPENDED_CHANNEL, Daemon, DaemonStatistics, Wiring
-from strandline.daemon.feed import Feed
+from strandline.daemon.daemon import APPENDED_CHANNEL
 from strandline.daemon.progress import Waiting
-from strandline.errors import NotOpen
+from strandline.errors import NodeEvicted, NotOpen
 from strandline.events.store import EventStore
 from strandline.postgres import migrations
 from strandline.postgres.listener import Listener, Notifier
@@ -30,6 +28,7 @@ from strandline.projections.registry import Registry
 from strandline.registration import Registration
 from strandline.requests import Requests
 from strandline.settings import Settings, load
+from strandline.telemetry.metrics import Metrics
 from strandline.telemetry.signals import Signals
 
 log = logging.getLogger("strandline")
@@ -37,7 +36,7 @@ log = logging.getLogger("strandline")
 T = TypeVar("T")
 
 
-class App(Registration, EventFace, ModelFace):
+class App(Registration, EventFace, ModelFace, NodeFace):
     """An event store with its projections, on one PostgreSQL database.
 
     Declare events and projections on it, then use it with ``async with app:``. Without a
@@ -63,20 +62,18 @@ class App(Registration, EventFace, ModelFace):
         self.settings: Settings = load(given, toml=Path(toml) if toml else None)
         self.registry = Registry()
         self.signals = Signals()
-        self.node_id = uuid4()
-        self.node_name = f"{name}@{socket.gethostname()}:{os.getpid()}"
         self.url = ""
         self._server: Any = None
         self._opening = asyncio.Lock()
-        self._turning = asyncio.Lock()  # start and stop take turns
         self._pools: Pools | None = None
         self._store: EventStore | None = None
         self._runtime: Runtime | None = None
         self._listener: Listener | None = None
         self._notifier: Notifier | None = None
         self._waiting: Waiting | None = None
-        self._daemon: Daemon | None = None
-        self._started: tuple[Any, ...] = ()  # what the node was told to run; empty for all
+        self._node: Node | None = None
+        self._running = Running()
+        self._metrics = Metrics(self.signals, sources=self._readings)
 
     # ---- life
 
@@ -96,7 +93,8 @@ class App(Registration, EventFace, ModelFace):
         pools = None
         try:
             self.url = self.settings.database_url or await self._embedded()
-            pools = Pools.to(self.url, self.settings)
+            mark = uuid4().hex[:8]  # which connections belong together, in pg_stat_activity
+            pools = Pools.to(self.url, self.settings, signals=self.signals, application=mark)
             await pools.open()
             self.registry.bind()
             self._runtime = Runtime(self.registry, self.settings, pools.work)
@@ -107,7 +105,8 @@ class App(Registration, EventFace, ModelFace):
             await self._stop_server()
             raise
         self._pools = pools
-        self._listener = Listener(self.url, self.settings)
+        self._metrics.start()
+        self._listener = Listener(pools.control_url, self.settings, application=mark)
         self._listener.start()
         self._notifier = Notifier(pools.control, self.settings)
         self._notifier.start()
@@ -118,9 +117,14 @@ class App(Registration, EventFace, ModelFace):
 
     async def close(self) -> None:
         """Stop the node if it runs, finish what is under way, close everything."""
+        await self.stop()
+        await self._close_rest()
+
+    async def _close_rest(self) -> None:
+        """Close everything but the node, which has been stopped."""
         if self._pools is None:
             return
-        await self.stop()
+        self._metrics.stop()
         store, pools = self._opened(self._store), self._pools
         await store.close()
         self._opened(self._waiting).close()
@@ -144,82 +148,10 @@ class App(Registration, EventFace, ModelFace):
         """Close."""
         await self.close()
 
-    # ---- being a node
-
-    async def start(self, *projections: Any) -> None:
-        """Run the app's projections and subscriptions in this process, until ``stop``.
-
-        Args:
-            projections: Only these, by class, function or name; all when none is named.
-        """
-        async with self._turning:
-            if self._daemon is None:
-                await self._start(projections)
-
-    async def _start(self, projections: tuple[Any, ...]) -> None:
-        chosen = {self.registry.shard(one) for one in projections}
-        runtime, pools = self._opened(self._runtime), self._opened(self._pools)
-        wiring = Wiring(
-            pools=pools,
-            settings=self.settings,
-            signals=self.signals,
-            notifier=self._opened(self._notifier),
-            listener=self._opened(self._listener),
-            node_id=self.node_id,
-            node_name=self.node_name,
-        )
-        self._started = projections
-        self._daemon = Daemon(
-            wiring,
-            Feed(pools.work, self.registry.types, self.settings),
-            [shard for shard in runtime.shards(self._begin) if not chosen or shard.name in chosen],
-            on_progress=self._opened(self._waiting).wake,
-        )
-        try:
-            await self._daemon.start()
-        except BaseException:
-            self._daemon = None
-            raise
-
-    async def stop(self, *, timeout: float | None = None) -> None:
-        """Stop running them: each finishes its batch under way within *timeout* seconds."""
-        async with self._turning:
-            daemon, self._daemon = self._daemon, None
-            if daemon is not None:
-                seconds = self.settings.stop_timeout if timeout is None else timeout
-                ended = await daemon.stop(timeout=seconds)
-                for shard, clean in ended.items():
-                    if not clean:
-                        log.warning("shard %s was cut off after %.1f s", shard, seconds)
-
-    async def run(self) -> None:
-        """Be a node until SIGTERM or SIGINT."""
-        told = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for one in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(one, told.set)
-        try:
-            async with self:
-                await self.start()
-                await told.wait()
-                await self.stop()
-        finally:
-            for one in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(one)
-
     @property
     def is_open(self) -> bool:
         """Whether the app is open."""
         return self._pools is not None
-
-    @property
-    def is_running(self) -> bool:
-        """Whether this process runs the projections."""
-        return self._daemon is not None
-
-    def statistics(self) -> DaemonStatistics | None:
-        """How the node is doing; None while this process is not one."""
-        return self._daemon.statistics() if self._daemon else None
 
     # ---- transactions
 
@@ -247,9 +179,28 @@ class App(Registration, EventFace, ModelFace):
         You commit; projections see the events then, at the latest ``poll_interval`` later.
         """
         session = self.opened_runtime.session_on(connection)
+        self.pools.joined(session.connection)
         return Transaction(session, self.requests, on_appended=self._appended)
 
     # ---- what the faces are built on
+
+    def _make_node(self, labels: set[str], on_out: Callable[[NodeEvicted], None]) -> Node:
+        """A node of this process for the definitions of *labels*; for all if there are none."""
+        runtime = self._opened(self._runtime)
+        wiring = NodeWiring(
+            app=self.name,
+            pools=self._opened(self._pools),
+            settings=self.settings,
+            signals=self.signals,
+            notifier=self._opened(self._notifier),
+            listener=self._opened(self._listener),
+            types=self.registry.types,
+            on_progress=self._opened(self._waiting).wake,
+            on_out=on_out,
+        )
+        definitions = runtime.definitions(self._begin)
+        chosen = [one for one in definitions if not labels or one.label in labels]
+        return Node(wiring, chosen, self._running.hooks)
 
     @property
     def pools(self) -> Pools:
@@ -285,13 +236,24 @@ class App(Registration, EventFace, ModelFace):
             raise NotOpen(f"app {self.name!r} is not open: use `async with app:` or app.open()")
         return part
 
+    def _readings(self) -> Mapping[str, Any]:
+        """A picture of now for the metrics; may be asked for by another thread."""
+        node, pools = self._node, self._pools
+        now: dict[str, Any] = {"node": self.node_name}
+        if pools is not None:
+            now["pools"] = [pools.work.statistics(), pools.control.statistics()]
+        if node is not None:
+            now["daemon"] = node.statistics()
+            now |= node.cluster.statistics() if node.cluster else {}
+        return now
+
     def _begin(self, session: Any) -> Transaction:
         return Transaction(session, self.requests, on_appended=self._appended)
 
     def _appended(self, position: int) -> None:
         """Events were committed by this process."""
-        if self._daemon is not None:
-            self._daemon.appended()
+        if self._node is not None:
+            self._node.daemon.appended()
         if self._notifier is not None:
             self._notifier.notify(APPENDED_CHANNEL, str(position))
 
@@ -300,7 +262,7 @@ class App(Registration, EventFace, ModelFace):
         if not self.settings.migrate_at_start:
             await pools.control.run(migrations.check(schema))
             return
-        async with pools.control.transaction() as session:
+        async with pools.control.transaction(watched=False) as session:  # it may be long
             done = await session.run(migrations.apply(schema))
             await session.run(self.requests.create_read_models())
         for one in done:

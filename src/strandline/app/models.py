@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from strandline.daemon import checkpoint as checkpoints
+from strandline.daemon import slicing
 from strandline.daemon.progress import ShardProgress, Waiting, progress
 from strandline.errors import InvalidDefinition
 from strandline.events.append import Append
 from strandline.events.event import DEFAULT_TENANT, NO_STREAM, Appended
 from strandline.events.gaps import highest_position
-from strandline.projections.projection import Lifecycle
+from strandline.postgres.pools import Pool
+from strandline.projections.documents import Documents
+from strandline.projections.projection import Lifecycle, Projection
 from strandline.projections.registry import Reference, Registry
+from strandline.projections.slice import parsed
 from strandline.requests import Requests
 from strandline.telemetry.signals import Notice, Signals
 
@@ -46,7 +49,7 @@ class ModelFace:
         registry: Registry
         settings: Settings
         signals: Signals
-        _started: tuple[Any, ...]
+        _running: Any
 
         @property
         def pools(self) -> Pools: ...
@@ -58,7 +61,8 @@ class ModelFace:
         def is_running(self) -> bool: ...
         async def append_prepared(self, item: Append) -> Appended: ...
         async def start(self, *projections: Any) -> None: ...
-        async def stop(self, *, timeout: float | None = None) -> None: ...
+        async def stop(self, *, timeout: float | None = None) -> Any: ...
+        def at_rest(self, shards: Sequence[str]) -> AbstractAsyncContextManager[None]: ...
 
     async def get(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
         """The document *name* of a projection.
@@ -197,27 +201,28 @@ class ModelFace:
         """
         await self.waiting.until(
             position,
-            self._shards(projections),
+            self.registry.labels_of(projections),
             timeout=self.settings.wait_timeout if timeout is None else timeout,
         )
 
     async def catch_up(self, *projections: Reference, timeout: float = 60.0) -> int:
         """Bring projections up to everything committed by now; the position reached.
 
-        For tests and scripts. Runs these projections (all when none is named) for as long as that
-        takes, unless the process is a node anyway; a node elsewhere loses them.
+        For tests and scripts. The process is a node that can run these projections (all when none is
+        named) for as long as that takes, unless it is one anyway. In mode ``solo`` a node elsewhere
+        loses them.
 
         Raises:
             AnswerTimedOut: It took longer than *timeout* seconds.
             StrandlineError: A projection paused, every try of a batch having failed: its failure.
         """
         target = await self.pools.control.run(highest_position())
-        shards = self._shards(projections)
-        if not shards:
+        labels = self.registry.labels_of(projections)
+        if not labels:
             return target
         started = not self.is_running
-        paused = _first_pause(self.signals, shards)
-        arriving = asyncio.ensure_future(self.waiting.until(target, shards, timeout=timeout))
+        paused = _first_pause(self.signals, labels)
+        arriving = asyncio.ensure_future(self.waiting.until(target, labels, timeout=timeout))
         try:
             if started:
                 await self.start(*projections)
@@ -235,13 +240,12 @@ class ModelFace:
 
     async def progress(self) -> list[ShardProgress]:
         """How far every shard of this app is."""
-        return await self.pools.control.run(progress(self.registry.shards()))
+        return await self.pools.control.run(progress(self.registry.labels()))
 
     async def rebuild(self, projection: Reference) -> None:
         """Delete what an asynchronous projection has written and let it begin again from the start.
 
-        Its readers see it empty and growing meanwhile. Whoever runs it is refused from now on
-        and must be started again; this process's node does that by itself.
+        Nobody runs it meanwhile; then whoever ran it goes on, and its readers see it growing.
 
         Raises:
             InvalidDefinition: It is inline or live.
@@ -252,34 +256,63 @@ class ModelFace:
                 f"{definition.label} is {definition.lifecycle}: only asynchronous projections can be"
                 " rebuilt"
             )
-        running = self.is_running
-        await self.stop()
-        try:
-            # Refuses whoever runs it before the table is locked: a batch that waits for the
-            # shard's row holds the table, and would deadlock with the statements below.
-            await self.pools.work.run(checkpoints.reset(definition.shard))
-            async with self.pools.work.transaction() as session:
-                await session.run(checkpoints.reset(definition.shard))
-                await session.run(self.requests.empty(definition))
-        finally:
-            if running:
-                await self.start(*self._started)
-
-    def _shards(self, projections: Iterable[Reference]) -> list[str]:
-        named = list(projections)
-        if not named:
-            return self.registry.shards()
-        found = [self.registry.shard(one) for one in named]
-        run = set(self.registry.shards())
-        return [one for one in found if one in run]  # inline and live ones are never behind
+        label = definition.label
+        emptied = False
+        while not emptied:
+            shards = [one.name for one in await self.pools.control.run(progress([label]))]
+            async with self.at_rest(shards):
+                emptied = await emptied_at_rest(self.pools.work, self.requests, definition, shards)
+                self.waiting.wake()  # what was seen before is not true any more
 
 
-def _first_pause(signals: Signals, shards: list[str]) -> asyncio.Future[Exception]:
-    """The failure of the first of *shards* that pauses from now on."""
+async def emptied_at_rest(
+    pool: Pool, requests: Requests, projection: Projection, shards: Sequence[str]
+) -> bool:
+    """Send *projection* back to the beginning and delete what it has written.
+
+    Args:
+        pool: The work pool.
+        requests: Of the app.
+        projection: One that nodes run.
+        shards: Its shards, all of which are at rest.
+
+    Returns:
+        False if it was cut into other shards meanwhile, which are not at rest: nothing was done.
+    """
+    model = requests.model(projection)
+    # Whoever is not at rest after all must not deadlock with this. A batch of documents is one
+    # statement, which has locked the table before it comes to the shard's row; other batches lock
+    # the row, then the table.
+    table_first = isinstance(model, Documents)
+    try:
+        async with pool.transaction() as session:
+            await session.run(model.create())
+            if table_first:
+                await session.run(model.empty())
+            # Twice: the first waits for a change of its cut, and would not see the new shards.
+            await session.run(slicing.reset(projection.label))
+            found = await session.run(slicing.reset(projection.label))
+            if set(found) - set(shards):
+                raise _NotAtRestError
+            if not table_first:
+                await session.run(model.empty())
+    except _NotAtRestError:
+        return False
+    return True
+
+
+class _NotAtRestError(Exception):
+    """The projection's shards are others by now."""
+
+
+def _first_pause(signals: Signals, labels: list[str]) -> asyncio.Future[Exception]:
+    """The failure of the first shard of *labels* that pauses from now on."""
     failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     def hear(notice: Notice) -> None:
-        if notice.name == "shard_paused" and notice.facts["shard"] in shards and not failure.done():
+        if notice.name != "shard_paused" or failure.done():
+            return
+        if parsed(notice.facts["shard"])[0] in labels:
             failure.set_result(notice.facts["error"])
 
     end = signals.listen(hear)

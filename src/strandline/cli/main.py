@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Annotated
 
 import typer
 
-from strandline.cli import config, demo, doctor, events, gaps, migrate, node, projections, streams
+from strandline import termination
+from strandline.cli import (
+    config,
+    demo,
+    doctor,
+    events,
+    gaps,
+    migrate,
+    node,
+    nodes,
+    projections,
+    streams,
+    work,
+)
 from strandline.cli.command import DatabaseUrl, Debug, Schema
 
 app = typer.Typer(
@@ -57,10 +71,24 @@ for name, one in {
     "events": events,
     "projections": projections,
     "gaps": gaps,
+    "nodes": nodes,
+    "work": work,
 }.items():
     app.add_typer(one.commands, name=name)
 
 
 def main() -> None:
-    """Run the command line."""
-    app(prog_name="strandline")
+    """Run the command line. A node leaves at its end, whatever thread or task still hangs."""
+    code = 1
+    try:
+        app(prog_name="strandline")
+    except SystemExit as end:
+        if termination.present() is None:
+            raise
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        if termination.present() is None:
+            raise
+        traceback.print_exc()
+    if termination.present() is not None:
+        termination.leave(code)

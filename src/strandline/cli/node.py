@@ -4,35 +4,87 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from strandline import termination
 from strandline.cli.command import Options, command, complain, group
 from strandline.errors import SetupError
 
 if TYPE_CHECKING:
     from strandline.app import App
+    from strandline.cluster.shutdown_report import ShutdownReport
+    from strandline.settings import Settings
+    from strandline.telemetry.signals import Notice
+
+T = TypeVar("T")
 
 commands = group("Nodes.")
 
+log = logging.getLogger("strandline.node")
+
 
 @command(commands, "node", app="argument")
-def be_node(options: Options) -> None:
+def be_node(
+    options: Options,
+    *,
+    name: Annotated[
+        str | None, typer.Option(help="Stable name: a restarted node gets its work back.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help="A label it offers; may be repeated.")
+    ] = None,
+    capacity: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="Share of the work it takes; 1 is usual.")
+    ] = None,
+    never_lead: Annotated[
+        bool, typer.Option("--never-lead", help="It never leads the cluster.")
+    ] = False,
+    pulse: Annotated[
+        str | None,
+        typer.Option(
+            metavar="process|thread|loop",
+            help="What speaks for it; process if nothing else is set.",
+        ),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cluster|follower|solo",
+            help="Share the work, share it and never lead, or run everything here.",
+        ),
+    ] = None,
+) -> None:
     """Run the App's projections and subscriptions until SIGTERM or Ctrl-C.
 
-    Stops cleanly: every shard finishes its batch under way, within `stop_timeout` seconds. A
-    database that cannot be reached at the start is an error (exit code 3); later outages are waited
-    out.
+    Stops in bounded steps: it leaves the cluster, every shard finishes its batch under way, within
+    `stop_timeout` seconds in all. A second signal leaves `stop_fast` seconds, a third none.
+
+    Exit codes: 0 stopped cleanly; 3 a step of the stop failed, or the database could not be reached
+    at the start (later outages are waited out); 70 ended by force, since it hung; 75 declared dead,
+    with `on_evicted=exit`; 1 ended by force, and even that was blocked; 130 third signal.
     """
     from strandline.cli.connect import chosen_app, need_app
 
+    told = termination.present() or termination.install()
+    if told.reason:  # told to stop during the imports
+        raise typer.Exit(0)
     app = need_app(chosen_app(options))
+    app.settings = _with_options(
+        app.settings,
+        name=name,
+        labels=label,
+        capacity=capacity,
+        never_lead=never_lead,
+        pulse=pulse,
+        mode=mode,
+    )
     log_to_stderr(app.settings.log_level)
-    run_fast(live(app, lambda: _announce(app)))
+    raise typer.Exit(run_until_done(_live(app, lambda: _announce(app))).exit_code)
 
 
 @command(commands, "up", app="argument", json=("url", "folder", "app"))
@@ -51,6 +103,9 @@ def up(
     from strandline.app import App
     from strandline.cli.connect import chosen_app
 
+    told = termination.present() or termination.install()
+    if told.reason:
+        raise typer.Exit(0)
     app = chosen_app(options)
     runs = app is not None
     if app is None:
@@ -63,46 +118,74 @@ def up(
             )
     log_to_stderr(app.settings.log_level if runs else "WARNING")
     opened = app
-    run_fast(live(opened, lambda: _tell(opened, options, runs=runs), runs=runs))
+    life = _live(opened, lambda: _tell(opened, options, runs=runs), runs=runs)
+    raise typer.Exit(run_until_done(life).exit_code)
 
 
-async def live(app: App, announce: Callable[[], Awaitable[None]], *, runs: bool = True) -> None:
-    """Open *app*, run its shards if *runs*, until a signal; then stop and close."""
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for one in signals:
-        loop.add_signal_handler(one, told.set)
+async def _live(app: App, announce: Callable[[], None], *, runs: bool = True) -> ShutdownReport:
+    """Be a node, or only keep the server up, until told to stop; then stop and close."""
+
+    def hear(notice: Notice) -> None:
+        if notice.name == "started":
+            announce()
+
+    end = app.signals.listen(hear)
     try:
-        opening = asyncio.ensure_future(app.open())
-        waiting = asyncio.ensure_future(told.wait())
-        await asyncio.wait({opening, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if not opening.done():  # told to stop before the database answered
-            opening.cancel()
-            await asyncio.wait({opening})
-            return
-        opening.result()
-        try:
-            if runs:
-                await app.start()
-            await announce()
-            await waiting
-            await app.stop()
-        finally:
-            await app.close()
+        return await (app.run() if runs else _keep_open(app, announce))
     finally:
-        for one in signals:
-            loop.remove_signal_handler(one)
+        end()
 
 
-def run_fast(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run *coroutine* on uvloop, or on asyncio where there is none."""
+async def _keep_open(app: App, announce: Callable[[], None]) -> ShutdownReport:
+    from strandline.cluster.shutdown import Shutdown, Step
+    from strandline.cluster.until_told import until_told
+
+    settings = app.settings
+    told = termination.install(hard=settings.stop_hard, fast=settings.stop_fast)
+    shutdown = Shutdown(
+        total=settings.stop_timeout,
+        reserve=settings.stop_reserve,
+        fast=settings.stop_fast,
+        signals=app.signals,
+        hurry=lambda: told.count,
+    )
+    told.last_words = shutdown.last_words
+    shutdown.part(Step("close", app.close, cap=settings.stop_timeout))
+
+    async def opened() -> None:
+        await app.open()
+        announce()
+
+    return await until_told(opened, told.wait, shutdown, began=lambda: told.told_at)
+
+
+def run_until_done(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run *coroutine* to its end, on uvloop, or on asyncio where there is none.
+
+    Not ``asyncio.run``: that waits for every task and thread that is left. And what user code does
+    to the loop, by ``sys.exit`` in a task or by ``loop.stop``, is a request to stop, not the end.
+    """
+    loop = _new_loop()
+    asyncio.set_event_loop(loop)
+    task = loop.create_task(coroutine, name="strandline:node")
+    while not task.done():
+        try:
+            loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+            if task.done():
+                break
+            log.warning("the event loop was stopped by %r: this node stops", error)
+            told = termination.present() or termination.install()
+            told.ask(f"event loop stopped: {type(error).__name__}")
+    return task.result()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(coroutine)
-    else:
-        uvloop.run(coroutine)
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def log_to_stderr(level: str) -> None:
@@ -123,13 +206,36 @@ def log_to_stderr(level: str) -> None:
     logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
-async def _announce(app: App) -> None:
-    complain(
-        f"node {app.node_name} runs {len(app.registry.shards())} shards; SIGTERM or Ctrl-C stops it"
+def _with_options(
+    settings: Settings,
+    *,
+    name: str | None,
+    labels: list[str] | None,
+    capacity: float | None,
+    never_lead: bool,
+    pulse: str | None,
+    mode: str | None,
+) -> Settings:
+    """*settings* with what was typed in their place."""
+    return replace(
+        settings,
+        node_name=settings.node_name if name is None else name,
+        node_labels=",".join(labels) if labels else settings.node_labels,
+        node_capacity=settings.node_capacity if capacity is None else capacity,
+        leader_priority=-1 if never_lead else settings.leader_priority,
+        pulse=pulse or settings.pulse or "process",
+        mode=mode or settings.mode,
     )
 
 
-async def _tell(app: App, options: Options, *, runs: bool) -> None:
+def _announce(app: App) -> None:
+    shards = len(app.registry.shards())
+    complain(
+        f"node {app.node_name} is up, its code runs {shards} shards; SIGTERM or Ctrl-C stops it"
+    )
+
+
+def _tell(app: App, options: Options, *, runs: bool) -> None:
     from strandline.cli import output
     from strandline.postgres.embedded import Embedded
 
@@ -148,9 +254,8 @@ async def _tell(app: App, options: Options, *, runs: bool) -> None:
             f"  export STRANDLINE_DATABASE_URL={app.url}", markup=False, soft_wrap=True
         )
     reference = options.app or "MODULE:APP"
-    shards = len(app.registry.shards())
     if runs:
-        output.say(f"Node {app.node_name} runs {shards} shards. In another terminal:")
+        output.say(f"Node {app.node_name} runs. In another terminal:")
     else:
         output.say("No node runs, for no App was named. In another terminal:")
         output.say(f"  strandline node {reference}")

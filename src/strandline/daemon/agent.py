@@ -7,34 +7,42 @@ again. An ``OwnershipLost`` is never tried again: the agent stops itself, since 
 While a batch commits, the next page is fetched and folded. A batch is committed only after the
 one before it; when a commit fails, everything prepared is thrown away and the agent goes back to
 the checkpoint in the database, which alone tells whether that commit took effect.
+
+A checkpoint may also have a later epoch and no owner: it was reset, or sealed. Nobody has taken
+the shard then, and the agent claims it anew, under the same grant. A sealed shard is processed up to
+the seal exactly, however far the mark is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from strandline.backoff import Backoff
-from strandline.daemon import checkpoint as checkpoints
+from strandline.cluster.work import Ended
 from strandline.daemon.batch import Batch, Processor
 from strandline.daemon.checkpoint import Checkpoint
+from strandline.daemon.claiming import Claiming
 from strandline.daemon.feed import Feed, Page
-from strandline.errors import CheckpointMoved, EventFailure, OwnershipLost, Unavailable
+from strandline.daemon.telling import Telling
+from strandline.errors import CheckpointMoved, OwnershipLost, Unavailable
 from strandline.events.gaps import read_mark
 from strandline.loops import Loop, Rhythm
 from strandline.postgres.pools import Pool
+from strandline.projections.fold import POSITION
 from strandline.telemetry.signals import Signals
 
 log = logging.getLogger("strandline.agent")
 
-LOOK_EVERY = 1.0  # seconds between looks whether the database answers again, in a pause
-TELL_EVERY = 2.0  # seconds between notes of the rate, while running
+LOOK_EVERY = (
+    1.0  # seconds between looks, in a pause whether the database answers, at a seal for more
+)
+LAST_WORDS = 2.0  # seconds an agent that has ended may take to say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +68,33 @@ class Surroundings:
     control: Pool
     signals: Signals
     backoff: Backoff
-    owner: UUID
     node: str
     on_progress: Callable[[], None]
 
 
 class Agent:
-    """The running of one shard on one node."""
+    """The running of one shard on one node.
+
+    Args:
+        shard: Its name.
+        processor: Makes and commits its batches; this agent's own.
+        around: What it shares with others.
+        owner: The node's id.
+        granted: Epoch of the assignment under which it may run; None where nobody assigns.
+        start: Where a shard begins that has never run.
+        ended: Told if it ends without ``stop``.
+    """
 
     def __init__(
-        self, shard: str, processor: Processor, around: Surroundings, *, start: str | int = 0
+        self,
+        shard: str,
+        processor: Processor,
+        around: Surroundings,
+        *,
+        owner: UUID,
+        granted: int | None = None,
+        start: int = 0,
+        ended: Ended | None = None,
     ) -> None:
         self.shard = shard
         self.state = "claiming"
@@ -77,16 +102,32 @@ class Agent:
         self.checkpoint: Checkpoint | None = None
         self._processor = processor
         self._around = around
-        self._start = start
+        self._granted = granted
+        self._on_ended = ended
         self._stopping = asyncio.Event()
+        self._abandoned = False
         self._events = self._batches = self._failures = 0
         self._suspect = False
-        self._told_state = ""
-        self._told = (0.0, 0)
+        self._got_on = time.monotonic()
+        self._telling = Telling(
+            shard, owner, around.node, control=around.control, signals=around.signals
+        )
+        self._claiming = Claiming(
+            shard,
+            owner,
+            around.node,
+            granted=granted,
+            start=start,
+            pool=around.pool,
+            control=around.control,
+            signals=around.signals,
+            is_over=self._stopping.is_set,
+        )
         self._loop = Loop(
             f"agent {shard}", self._step, Rhythm(interval=0.0, jitter=0.0), ends_on=(OwnershipLost,)
         )
         self._ended: asyncio.Task[None] | None = None
+        self._cutting: asyncio.Task[bool] | None = None
 
     def start(self) -> None:
         """Begin."""
@@ -94,13 +135,23 @@ class Agent:
         self._ended = asyncio.create_task(self._at_end(), name=f"strandline:end of {self.shard}")
 
     async def stop(self, *, timeout: float = 5.0) -> bool:
-        """Finish the batch under way within *timeout* seconds, then end; whether it did."""
+        """Finish the batch under way within *timeout* seconds, then end; whether it did.
+
+        What has not ended then is cancelled, and abandoned a second later.
+        """
         self._stopping.set()
         self._around.feed.wake()
         clean = await self._loop.stop(timeout=timeout)
-        if self._ended is not None:
-            await asyncio.wait({self._ended}, timeout=2.0)
+        self._abandoned = self._loop.running
+        if self._ended is not None and not self._abandoned:
+            await asyncio.wait({self._ended}, timeout=LAST_WORDS)
         return clean
+
+    def cut(self) -> None:
+        """End it now, and wait for nothing."""
+        self._stopping.set()
+        self._abandoned = True
+        self._cutting = asyncio.create_task(self._loop.stop(timeout=0.0))
 
     def doubt(self) -> None:
         """The database went back: read the checkpoint again before anything else is done."""
@@ -113,9 +164,21 @@ class Agent:
         return self.checkpoint.position if self.checkpoint else 0
 
     @property
+    def was_cut_off(self) -> bool:
+        """Whether it ended though nobody stopped it and it lost nothing: its task was cancelled."""
+        return self.state == "stopped" and self.failure is None and not self._stopping.is_set()
+
+    @property
     def failure(self) -> BaseException | None:
         """The ``OwnershipLost`` that ended it."""
         return self._loop.failure
+
+    def idle_for(self) -> float:
+        """Seconds for which it has got nowhere though there is something to do and it may."""
+        has_work = self.checkpoint is None or self.position < self._limit
+        if not has_work or self.state not in ("claiming", "running"):
+            self._got_on = time.monotonic()
+        return time.monotonic() - self._got_on
 
     def statistics(self) -> AgentStatistics:
         """A picture of now."""
@@ -140,7 +203,7 @@ class Agent:
                     if self._stopping.is_set():
                         return False
                     try:
-                        await self._to_the_mark()
+                        await self._to_the_limit()
                     except Exception as error:
                         self._failed(error)
                         raise
@@ -149,9 +212,9 @@ class Agent:
         except Exception as error:  # every try failed: rest, then start over
             await self._pause(error, backoff.pause)
             return True
-        await self._tell_running()
+        await self._telling.running(self._events)
         if not self._stopping.is_set() and not self._suspect:
-            await self._around.feed.beyond(self.position)
+            await self._wait()
         return not self._stopping.is_set()
 
     def _failed(self, error: Exception) -> None:
@@ -166,15 +229,13 @@ class Agent:
         self.state, self.reason = "paused", f"{type(error).__name__}: {error}"
         log.error("shard %s pauses %.0f s after every try failed: %s", self.shard, seconds, error)
         self._around.signals.tell("shard_paused", shard=self.shard, error=error)
-        await self._tell(failure=_failure(error))
+        await self._telling.paused(self.reason, error)
         until = time.monotonic() + seconds
-        while not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
-            try:
-                async with asyncio.timeout(min(left, LOOK_EVERY)):
-                    await self._stopping.wait()
-            except TimeoutError:
-                if isinstance(error, Unavailable) and await self._is_answered():
-                    return  # an outage is over when it is over
+        while (left := until - time.monotonic()) > 0 and not await self._told(
+            min(left, LOOK_EVERY)
+        ):
+            if isinstance(error, Unavailable) and await self._is_answered():
+                return  # an outage is over when it is over
 
     async def _is_answered(self) -> bool:
         try:
@@ -183,31 +244,49 @@ class Agent:
             return False
         return True
 
+    async def _wait(self) -> None:
+        """Wait until there is something to do."""
+        checkpoint = self.checkpoint
+        if checkpoint is None or checkpoint.seal is None or checkpoint.position < checkpoint.seal:
+            await self._around.feed.beyond(self.position)
+        elif not await self._told(LOOK_EVERY):
+            self._suspect = True  # the seal may have been taken away
+
+    async def _told(self, seconds: float) -> bool:
+        """Wait some seconds; whether it was told to stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return False
+        return True
+
     # ---- the work
 
-    async def _to_the_mark(self) -> None:
-        """Claim or re-read the checkpoint, then process until there is nothing beyond the mark."""
-        around = self._around
-        if self.checkpoint is None:
-            start = await self._first_position()
-            self.checkpoint = await around.pool.run(
-                checkpoints.claim(self.shard, around.owner, start=start)
-            )
-            around.signals.tell("shard_claimed", shard=self.shard, epoch=self.checkpoint.epoch)
-        elif self._suspect:
-            self._processor.forget()
-            self.checkpoint = await around.pool.run(checkpoints.reread(self.checkpoint))
-        self._suspect = False
+    @property
+    def _limit(self) -> int:
+        """Nothing beyond it may be processed yet."""
+        mark, seal = self._around.feed.mark, self.checkpoint.seal if self.checkpoint else None
+        return mark if seal is None else min(mark, seal)
+
+    async def _to_the_limit(self) -> None:
+        """Claim or re-read the checkpoint, then process until there is nothing left below it."""
+        if self.checkpoint is None or self._suspect:
+            self.checkpoint = await self._found()
         self.state, self.reason = "running", ""
         try:
             await self._pipeline(self.checkpoint.position)
-        except (
-            CheckpointMoved
-        ):  # by another epoch; or by a commit of ours, late after a lost answer
-            self._processor.forget()
-            self._suspect = True
-            self.checkpoint = await around.pool.run(checkpoints.reread(self.checkpoint))
-            self._suspect = False
+        except CheckpointMoved:
+            # By another epoch; or by a commit of ours, late after a lost answer.
+            self.checkpoint = await self._found()
+
+    async def _found(self) -> Checkpoint:
+        """The checkpoint as it is in the database; whatever is kept in memory is doubtful."""
+        self._processor.forget()
+        self._suspect = False  # before it reads: a doubt that comes meanwhile must not be lost
+        found = await self._claiming.checkpoint(self.checkpoint)
+        self._got_on = time.monotonic()
+        return found
 
     async def _pipeline(self, after: int) -> None:
         processor = self._processor
@@ -227,6 +306,10 @@ class Agent:
             if committing is not None:
                 await committing
                 committing = None
+        except asyncio.CancelledError:
+            if committing is not None:
+                committing.cancel()  # the user's code may be in it, and never return
+            raise
         finally:
             fetching.cancel()
             await _ended(fetching)
@@ -234,69 +317,56 @@ class Agent:
                 await _ended(committing)
 
     def _fetch(self, after: int) -> asyncio.Task[Page]:
-        feed, processor = self._around.feed, self._processor
-        if processor.reads_pages:
-            return asyncio.create_task(feed.page(after, processor.appetite))
-        return asyncio.create_task(_range(after, min(feed.mark, after + processor.appetite.most)))
+        return asyncio.create_task(self._page(after))
+
+    async def _page(self, after: int) -> Page:
+        processor, limit = self._processor, self._limit
+        if after >= limit:
+            return Page(after, after, ())
+        if not processor.reads_pages:
+            return Page(after, min(limit, after + processor.appetite.most), ())
+        page = await self._around.feed.page(after, processor.appetite)
+        if page.ceiling <= limit:
+            return page
+        return replace(
+            page, ceiling=limit, rows=[row for row in page.rows if row[POSITION] <= limit]
+        )
 
     async def _commit(self, batch: Batch) -> None:
         checkpoint = self.checkpoint
         assert checkpoint is not None
         await self._processor.commit(batch, checkpoint)
         self.checkpoint = checkpoint.at(batch.page.ceiling)
+        self._got_on = time.monotonic()
         self._batches += 1
         self._events += len(batch.page.rows) or batch.page.ceiling - batch.page.floor
         self._around.on_progress()
         self._around.signals.tell(
             "batch_committed", shard=self.shard, floor=batch.page.floor, ceiling=batch.page.ceiling
         )
-        await self._tell_running()  # a long catch-up shows its rate, and that a pause is over
+        await self._telling.running(self._events)  # a long catch-up shows its rate
 
-    async def _first_position(self) -> int:
-        if self._start == "present":
-            return self._around.feed.mark
-        return self._start if isinstance(self._start, int) else 0
-
-    # ---- telling
-
-    async def _tell_running(self) -> None:
-        since, events = self._told
-        now = time.monotonic()
-        if now - since >= TELL_EVERY or self._told_state != self.state:
-            rate = (self._events - events) / (now - since) if since else 0.0
-            self._told = (now, self._events)
-            await self._tell(rate=rate)
-
-    async def _tell(self, *, failure: str | None = None, rate: float = 0.0) -> None:
-        """A note for people; that it cannot be written must not stop the work."""
-        state = self._told_state = "running" if self.state == "claiming" else self.state
-        op = checkpoints.tell(
-            self.shard,
-            state,
-            node=self._around.node,
-            reason=self.reason,
-            failure=failure,
-            rate=rate,
-        )
-        try:
-            await self._around.control.run(op)
-        except Unavailable as error:
-            log.debug("status of %s not written: %s", self.shard, error)
+    # ---- the end
 
     async def _at_end(self) -> None:
         await self._loop.join()
         self.state = "stopped"
         lost = self._loop.failure
-        if lost is not None:
-            self.reason = str(lost)
-            log.error("shard %s stops itself: %s", self.shard, lost)
-            self._around.signals.tell("ownership_lost", shard=self.shard, error=lost)
-            return  # its status is the new owner's to tell
-        await self._tell()
-
-
-async def _range(floor: int, ceiling: int) -> Page:
-    return Page(floor, max(floor, ceiling), ())
+        if self._abandoned:
+            return  # long ago; whatever is to be said of the shard is another's to say
+        if not isinstance(lost, OwnershipLost):
+            if self._on_ended is not None and not self._stopping.is_set():
+                self._on_ended(self.shard, lost)  # somebody cancelled its task: it is to go on
+            await self._telling.stopped()
+            return
+        self.reason = str(lost)
+        self._processor.forget()
+        if self._granted is not None and self._stopping.is_set():
+            log.warning("shard %s was lost while it was being stopped: %s", self.shard, lost)
+            return  # whoever stopped it finds that out as well, and tells
+        if self._on_ended is not None and not self._stopping.is_set():
+            self._on_ended(self.shard, lost)
+        await self._telling.lost(lost, self.checkpoint)  # its status is the new owner's to tell
 
 
 def _can_be_tried_again(error: BaseException) -> bool:
@@ -309,13 +379,3 @@ async def _ended(task: asyncio.Task[Any]) -> None:
     await asyncio.wait({task})
     if not task.cancelled():
         task.exception()  # told already by what is being raised
-
-
-def _failure(error: Exception) -> str:
-    facts: dict[str, Any] = {"class": type(error).__name__, "message": str(error)}
-    if isinstance(error, EventFailure):
-        facts["position"] = getattr(error, "position", 0)
-        facts["type"] = getattr(error, "event_type", None)
-    if error.__cause__ is not None:
-        facts["cause"] = repr(error.__cause__)
-    return json.dumps(facts)

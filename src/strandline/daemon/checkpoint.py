@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from strandline.errors import CheckpointMoved
+from strandline.errors import CheckpointMoved, LeaseLost
+from strandline.postgres.faults import sqlstate
 from strandline.postgres.operations import Op, many, none, one
 from strandline.postgres.statements import SqlFile
+from strandline.projections.slice import parsed
+
+PATIENCE = 1.0  # seconds a claim waits for a batch of the previous owner that is being committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,17 @@ class Claimed:
 
     epoch: int
     position: int
+    seal: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who has a shard, and where it stands."""
+
+    owner: UUID | None
+    epoch: int
+    position: int
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +51,7 @@ class ShardPosition:
 _sql = SqlFile(__name__)
 CLAIM = _sql.one("claim_shard", Claimed)
 READ_CLAIM = _sql.one("read_claim", Claimed)
+READ_OWNER = _sql.one("read_owner", Owner)
 MOVE = _sql.one("move_checkpoint", Moved)
 COMMIT_DOCUMENTS = _sql.one("commit_documents", Moved)
 RESET = _sql.none("reset_shard")
@@ -45,12 +61,17 @@ TELL = _sql.none("tell_status")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The right to process a shard from *position* on, good while no later epoch exists."""
+    """The right to process a shard from *position* on, good while no later epoch exists.
+
+    Attributes:
+        seal: Where it must stop, since the projection is about to be cut otherwise.
+    """
 
     shard: str
     owner: UUID
     epoch: int
     position: int
+    seal: int | None = None
 
     def at(self, position: int) -> Checkpoint:
         """The same claim at a later position."""
@@ -61,11 +82,44 @@ class Checkpoint:
         return CheckpointMoved(self.shard, epoch=self.epoch, position=self.position)
 
 
-def claim(shard: str, owner: UUID, *, start: int = 0) -> Op[Checkpoint]:
-    """Become the owner of *shard* under a new epoch; a shard never run begins at *start*."""
-    found = yield from one(CLAIM, shard, owner, start)
-    assert found is not None
-    return Checkpoint(shard, owner, found.epoch, found.position)
+def claim(
+    shard: str,
+    owner: UUID,
+    *,
+    start: int = 0,
+    granted: int | None = None,
+    only_free: bool = False,
+) -> Op[Checkpoint]:
+    """Become the owner of *shard* under a new epoch; a shard never run begins at *start*.
+
+    Args:
+        shard: Its name.
+        owner: Who claims it.
+        start: Where a shard that was never run begins.
+        granted: Epoch of the assignment under which *owner* may run it. None: whoever claims has
+            it, as nobody assigns (mode ``solo``).
+        only_free: Leave the shard to whoever has it.
+
+    Raises:
+        LeaseLost: The assignment is no longer *owner*'s, or the shard no longer exists, since its
+            projection was cut into another number, or it is not free. Stop; do not try again.
+        DatabaseUnavailable: The shard's row was locked for ``PATIENCE`` seconds by a transaction of
+            its previous owner; see ``is_locked``.
+    """
+    label, part = parsed(shard)
+    patience = f"{int(PATIENCE * 1000)}ms"
+    found = yield from one(
+        CLAIM, shard, owner, start, granted, label, part.parts, patience, only_free
+    )
+    if found is None:
+        reason = "another node has it, or its projection is cut otherwise by now"
+        raise LeaseLost(shard, epoch=granted or 0, reason=reason)
+    return Checkpoint(shard, owner, found.epoch, found.position, found.seal)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether a claim failed since somebody's transaction holds the shard's row."""
+    return error.__cause__ is not None and sqlstate(error.__cause__) == "55P03"
 
 
 def reread(checkpoint: Checkpoint) -> Op[Checkpoint]:
@@ -77,7 +131,12 @@ def reread(checkpoint: Checkpoint) -> Op[Checkpoint]:
     found = yield from one(READ_CLAIM, checkpoint.shard, checkpoint.owner, checkpoint.epoch)
     if found is None:
         raise checkpoint.lost()
-    return checkpoint.at(found.position)
+    return replace(checkpoint, position=found.position, seal=found.seal)
+
+
+def owner_of(shard: str) -> Op[Owner | None]:
+    """Who has *shard* now, for people."""
+    return (yield from one(READ_OWNER, shard))
 
 
 def move(checkpoint: Checkpoint, ceiling: int) -> Op[None]:

@@ -1,18 +1,45 @@
 -- Checkpoints: every write names the epoch it was claimed under and the position it starts from.
 
--- name: claim_shard(name text, owner uuid, start bigint) :one
--- Makes the caller the shard's owner under a new epoch, from where the last one left it.
+-- name: claim_shard(name text, owner uuid, start bigint, granted bigint, label text, parts integer, patience text, only_free boolean) :one
+-- Makes the caller the shard's owner under a new epoch, from where the last one left it. granted: epoch of the
+-- assignment that allows it; null where nobody assigns. No row: that assignment is not the caller's (any more), or
+-- the label is not cut into so many parts (any more); nothing was changed. The share locks let no other claim and no
+-- cut in before this one is committed. patience: how long to wait for the transaction of a previous owner.
+-- only_free: no row either if somebody has the shard.
 -- plan: shards_pkey
+WITH patient AS MATERIALIZED (
+    SELECT set_config('lock_timeout', $7, true) AS setting
+), cut AS MATERIALIZED (
+    SELECT c.parts FROM {schema}.slicings c, patient WHERE c.label = $5 FOR SHARE OF c
+), fitting AS MATERIALIZED (
+    SELECT count(*) AS parts FROM patient WHERE NOT EXISTS (SELECT FROM cut c WHERE c.parts <> $6)
+), held AS MATERIALIZED (
+    SELECT a.work
+      FROM {schema}.assignments a, fitting f
+     WHERE f.parts = 1 AND a.work = $1 AND a.owner = $2 AND a.epoch = $4
+       FOR SHARE OF a
+)
 INSERT INTO {schema}.shards AS s (name, position, epoch, owner, claimed_at)
-VALUES ($1, $3, 1, $2, clock_timestamp())
+SELECT $1, $3, 1, $2, clock_timestamp()
+  FROM fitting f
+ WHERE f.parts = 1 AND ($4 IS NULL OR EXISTS (SELECT FROM held))
 ON CONFLICT (name) DO UPDATE
-   SET epoch = s.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
-RETURNING epoch, position;
+   SET epoch = s.epoch + 1, owner = excluded.owner, claimed_at = clock_timestamp()
+ WHERE s.owner IS NULL OR NOT $8
+RETURNING epoch, position, seal;
 
 -- name: read_claim(name text, owner uuid, epoch bigint) :one
 -- Where the shard stands, while it is still the caller's. No row: another epoch owns it.
 -- plan: shards_pkey
-SELECT epoch, position FROM {schema}.shards WHERE name = $1 AND owner = $2 AND epoch = $3;
+SELECT epoch, position, seal FROM {schema}.shards WHERE name = $1 AND owner = $2 AND epoch = $3;
+
+-- name: read_owner(name text) :one
+-- Who has the shard now, for people. No row: it does not exist (any more).
+-- plan: shards_pkey
+SELECT s.owner, s.epoch, s.position, coalesce(n.name, '') AS node
+  FROM {schema}.shards s
+  LEFT JOIN {schema}.nodes n ON n.id = s.owner
+ WHERE s.name = $1;
 
 -- name: move_checkpoint(name text, owner uuid, epoch bigint, floor bigint, ceiling bigint) :one
 -- No row: the shard was claimed by another epoch, or is not at floor; the caller must roll back.

@@ -1,22 +1,35 @@
-"""The daemon of one node: detector, feed, and an agent for every shard."""
+"""The daemon of one node: agents of shards, the detector or follower of the mark, one feed.
+
+What it may run it is told by grants, one for each piece of work: a shard, or the detector of the
+high-water mark, of which the cluster needs one. In mode ``solo`` nobody grants: it claims all.
+A second detector, e.g. one whose node was frozen and wakes up, is harmless; see ``high_water``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
 from strandline.backoff import Backoff
+from strandline.cluster.work import Ended, Grant, Work
+from strandline.daemon import slicing
 from strandline.daemon.agent import Agent, AgentStatistics, Surroundings
 from strandline.daemon.batch import Processor
 from strandline.daemon.feed import Feed
+from strandline.daemon.mark import MarkFollower
 from strandline.daemon.progress import CHANNEL as PROGRESS_CHANNEL
+from strandline.daemon.slicing import Stage
+from strandline.errors import InvalidDefinition
 from strandline.events.gaps import read_mark
 from strandline.events.high_water import HighWater, HighWaterStatistics
+from strandline.loops import Loop, Rhythm
 from strandline.postgres.listener import Listener, Notifier
 from strandline.postgres.pools import Pools
+from strandline.projections.slice import Slice, parsed, slices
 from strandline.settings import Settings
 from strandline.telemetry.signals import Signals
 
@@ -24,23 +37,37 @@ log = logging.getLogger("strandline.daemon")
 
 APPENDED_CHANNEL = "appended"
 MARK_CHANNEL = "mark"
+CLUSTER_CHANNEL = "cluster"
+HIGH_WATER = "high-water"  # the work of detecting the mark
+PRESENT = "present"
+CARE_EVERY = 10.0  # seconds between looks whether a projection is to be cut otherwise
+LONGEST_CARE_PAUSE = 2.0  # seconds between steps while one is
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatistics:
-    """How a daemon is doing."""
+    """How a daemon is doing. ``detects``: whether it moves the mark, or follows another's."""
 
     mark: int
     high_water: HighWaterStatistics
     agents: tuple[AgentStatistics, ...]
+    detects: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """What the daemon runs: a name, its processor, and where it begins when it never ran."""
+class Definition:
+    """What this node's code can run.
 
-    name: str
-    processor: Processor
+    Attributes:
+        label: Of a projection or subscription, e.g. ``orders:v2`` or ``notifier``.
+        parts: Into how many shards it should be cut.
+        make: Makes what processes one of them.
+        start: Where it begins when it has never run: a position, or ``"present"``.
+    """
+
+    label: str
+    parts: int
+    make: Callable[[Slice], Processor]
     start: str | int = 0
 
 
@@ -53,56 +80,74 @@ class Wiring:
     signals: Signals
     notifier: Notifier
     listener: Listener
-    node_id: UUID
     node_name: str
 
 
 class Daemon:
-    """Runs every shard on this node until stopped."""
+    """Runs work of this node's code. A ``Worker`` of the cluster."""
 
     def __init__(
-        self, wiring: Wiring, feed: Feed, shards: list[Shard], *, on_progress: Callable[[], None]
+        self,
+        wiring: Wiring,
+        feed: Feed,
+        definitions: Sequence[Definition],
+        *,
+        on_progress: Callable[[], None],
     ) -> None:
         self._wiring = wiring
         self._feed = feed
-        self._shards = shards
+        self._definitions = {one.label: one for one in definitions}
         self._on_progress = on_progress
-        self.agents: dict[str, Agent] = {}
-        self.high_water = HighWater(
-            wiring.pools.control, wiring.settings, wiring.signals, on_moved=self._mark_moved
-        )
+        self._progress = 0
+        self._solo: UUID | None = None  # who owns everything, in mode solo
+        self._left_alone: set[str] = set()  # what rests for a while, in mode solo
         self._deaf: list[Callable[[], None]] = []
-
-    async def start(self) -> None:
-        """Start the detector and an agent for every shard."""
-        wiring, settings = self._wiring, self._wiring.settings
-        self._feed.move((await wiring.pools.control.run(read_mark())).position)
-        self._deaf = [
-            wiring.listener.on(APPENDED_CHANNEL, lambda _: self.high_water.wake()),
-            wiring.listener.on(MARK_CHANNEL, lambda _: self.high_water.wake()),  # a hint, no proof
-        ]
-        if any(shard.start == "present" for shard in self._shards):
-            await self._bring_the_mark_up()
-        around = Surroundings(
-            feed=self._feed,
+        self._detector: HighWater | None = None
+        self.agents: dict[str, Agent] = {}
+        self._around = Surroundings(
+            feed=feed,
             pool=wiring.pools.work,
             control=wiring.pools.control,
             signals=wiring.signals,
-            backoff=Backoff(pause=settings.failure_pause),
-            owner=wiring.node_id,
+            backoff=Backoff(pause=wiring.settings.failure_pause),
             node=wiring.node_name,
             on_progress=self._progressed,
         )
-        for shard in self._shards:
-            agent = Agent(shard.name, shard.processor, around, start=shard.start)
-            self.agents[shard.name] = agent
-            agent.start()
-        self._feed.agents = len(self.agents)
-        self.high_water.start()
-        log.info("node %s runs %d shards", wiring.node_name, len(self.agents))
+        self._follower = MarkFollower(
+            wiring.pools.control,
+            wiring.settings,
+            known=lambda: feed.mark,
+            on_moved=self._mark_moved,
+        )
+        self._care_pause = wiring.settings.poll_interval
+        self._care = Loop("cuts", self._care_for_cuts, Rhythm(CARE_EVERY, limit=60.0))
 
-    async def stop(self, *, timeout: float) -> Mapping[str, bool]:
-        """Stop every agent, each after its batch under way, then the detector.
+    # ---- life
+
+    async def open(self) -> None:
+        """Learn the mark and follow it, and declare what there is to run. Nothing runs yet.
+
+        Raises:
+            Unavailable: The database did not answer.
+        """
+        wiring = self._wiring
+        self._feed.move((await wiring.pools.control.run(read_mark())).position)
+        await self._declare()
+        self._deaf = [
+            wiring.listener.on(APPENDED_CHANNEL, lambda _: self.appended()),
+            wiring.listener.on(MARK_CHANNEL, lambda _: self._marked()),
+        ]
+        self._follower.start()
+        self._care.start()
+
+    async def run_everything(self, owner: UUID) -> None:
+        """Run all there is, whoever had it: mode ``solo``."""
+        self._solo = owner
+        await self._run_what_there_is(owner)
+        log.info("node %s runs %d shards", self._wiring.node_name, len(self.agents))
+
+    async def close(self, *, timeout: float) -> Mapping[str, bool]:
+        """Stop everything, each agent after its batch under way.
 
         Returns:
             For each shard whether it ended by itself within *timeout* seconds.
@@ -110,28 +155,201 @@ class Daemon:
         for end in self._deaf:
             end()
         self._deaf = []
-        names = list(self.agents)
-        ended = await asyncio.gather(*(self.agents[name].stop(timeout=timeout) for name in names))
-        await self.high_water.stop()
-        return dict(zip(names, ended, strict=True))
+        agents, limit = dict(self.agents), min(timeout, 2.0)
+        try:
+            *ended, _, _, _ = await asyncio.gather(
+                *(self.stop(name, timeout=timeout) for name in agents),
+                self.stop(HIGH_WATER, timeout=limit),
+                self._follower.stop(timeout=limit),
+                self._care.stop(timeout=limit),
+            )
+        except asyncio.CancelledError:
+            for agent in agents.values():
+                agent.cut()
+            raise
+        return dict(zip(agents, ended, strict=True))
+
+    @asynccontextmanager
+    async def without(self, shards: Sequence[str]) -> AsyncIterator[None]:
+        """Run none of *shards* inside the block: mode ``solo``."""
+        self._left_alone |= set(shards)
+        try:
+            for name in shards:
+                await self.stop(name, timeout=self._wiring.settings.stop_timeout)
+            yield
+        finally:
+            self._left_alone -= set(shards)
+            self._care.wake()
+
+    # ---- what a worker does
+
+    async def offers(self) -> Sequence[Work]:
+        """See ``Worker``."""
+        found = [Work(HIGH_WATER, weight=0.0)]
+        async for label, part in self._parts():
+            apart = label if part.parts > 1 else ""  # on one node slices gain nothing
+            found.append(Work(part.shard(label), frozenset({label}), apart=apart))
+        return found
+
+    async def run(self, grant: Grant, ended: Ended) -> None:
+        """See ``Worker``.
+
+        Raises:
+            InvalidDefinition: This node's code does not know it.
+        """
+        before = self.agents.get(grant.work)
+        if before is not None:  # its end was not waited for
+            await self.stop(grant.work, timeout=0.0)
+        self._begin(grant.work, grant.owner, grant.epoch, ended)
+
+    async def stop(self, work: str, *, timeout: float) -> bool:
+        """See ``Worker``."""
+        if work == HIGH_WATER:
+            detector, self._detector = self._detector, None
+            return detector is None or await detector.stop(timeout=timeout)
+        agent = self.agents.pop(work, None)
+        self._feed.agents = len(self.agents)
+        return agent is None or await agent.stop(timeout=timeout)
+
+    def stuck(self) -> Sequence[str]:
+        """See ``Worker``."""
+        limit = self._wiring.settings.work_stall_after
+        return [name for name, seconds in self._idle() if seconds > limit]
+
+    def progress(self) -> int:
+        """See ``Worker``."""
+        return self._progress
+
+    # ---- the rest
 
     def appended(self) -> None:
-        """Something was appended by this process: look at once."""
-        self.high_water.wake()
+        """Something was appended: look at once."""
+        if self._detector is not None:
+            self._detector.wake()
 
     def statistics(self) -> DaemonStatistics:
         """A picture of now."""
+        mark, detector = self._feed.mark, self._detector
         return DaemonStatistics(
-            mark=self._feed.mark,
-            high_water=self.high_water.statistics(),
+            mark=mark,
+            high_water=detector.statistics() if detector else HighWaterStatistics(position=mark),
             agents=tuple(agent.statistics() for agent in self.agents.values()),
+            detects=detector is not None,
         )
 
-    async def _bring_the_mark_up(self) -> None:
+    def _begin(self, work: str, owner: UUID, granted: int | None, ended: Ended | None) -> None:
+        if work == HIGH_WATER:
+            if self._detector is None:
+                self._detector = self._new_detector()
+                self._detector.start()
+            return
+        label, part = _parsed(work)
+        definition = self._definitions.get(label)
+        if definition is None:
+            raise InvalidDefinition(f"this node's code has no projection or subscription {label!r}")
+        start = self._feed.mark if definition.start == PRESENT else int(definition.start)
+        agent = Agent(
+            work,
+            definition.make(part),
+            self._around,
+            owner=owner,
+            granted=granted,
+            start=start,
+            ended=ended,
+        )
+        self.agents[work] = agent
+        self._feed.agents = len(self.agents)
+        agent.start()
+
+    def _idle(self) -> Iterator[tuple[str, float]]:
+        """What runs, and for how long it has got nowhere."""
+        for name, agent in self.agents.items():
+            yield name, agent.idle_for()
+        if self._detector is not None:
+            loop = self._detector.statistics().loop
+            fails = loop is not None and loop.consecutive_failures
+            yield HIGH_WATER, loop.seconds_since_success if loop is not None and fails else 0.0
+
+    # ---- into how many shards
+
+    async def _declare(self) -> None:
+        control = self._wiring.pools.control
+        known = await control.run(slicing.slicings(list(self._definitions)))
+        present: int | None = None
+        for one in self._definitions.values():
+            if one.label in known and known[one.label].wanted == one.parts:
+                continue  # said already; and to say it again could wait for a batch under way
+            start = one.start
+            if start == PRESENT:
+                # What is appended from now on is for it, whichever node runs it first, and when.
+                if one.label not in known and present is None:
+                    present = await self._bring_the_mark_up()
+                start = self._feed.mark if present is None else present
+            await control.run(slicing.declare(one.label, one.parts, start=int(start)))
+
+    async def _parts(self) -> AsyncIterator[tuple[str, Slice]]:
+        """Every shard there is of this node's definitions, as its label and slice."""
+        labels = list(self._definitions)
+        known = await self._wiring.pools.control.run(slicing.slicings(labels))
+        for label in labels:
+            if label in known:
+                for part in slices(known[label].parts):
+                    yield label, part
+
+    async def _care_for_cuts(self) -> bool:
+        """Bring on what is to be cut otherwise; any node may, and several at once."""
+        wiring = self._wiring
+        channel = f"{wiring.settings.schema}.{CLUSTER_CHANNEL}"
+        moved = False
+        labels = await wiring.pools.control.run(slicing.pending())
+        for label in labels:
+            stage = await wiring.pools.control.run(slicing.step(label, channel=channel))
+            if stage in (Stage.SEALED, Stage.OPENED):
+                for name, agent in self.agents.items():
+                    if _parsed(name)[0] == label:
+                        agent.doubt()
+            if stage not in (Stage.SETTLED, Stage.DRAINING):
+                moved = True
+                log.info("%s is %s", label, stage)
+                wiring.signals.tell("cut", label=label, stage=str(stage))
+        if self._solo is not None:
+            await self._run_what_there_is(self._solo)
+        if not labels:
+            return False
+        self._care_pause = wiring.settings.poll_interval if moved else 2 * self._care_pause
+        self._care_pause = min(self._care_pause, LONGEST_CARE_PAUSE)
+        await asyncio.sleep(self._care_pause)
+        return True
+
+    async def _run_what_there_is(self, owner: UUID) -> None:
+        """In mode solo: a shard that another has taken stays in ``agents``, and is left to it."""
+        parts = [part.shard(label) async for label, part in self._parts()]
+        wanted = [name for name in parts if name not in self._left_alone]
+        cut_off = {name for name, agent in self.agents.items() if agent.was_cut_off}
+        for name in set(self.agents) - set(wanted) | cut_off:
+            await self.stop(name, timeout=self._wiring.settings.stop_timeout)
+        for name in [HIGH_WATER, *wanted]:
+            if name not in self.agents:
+                self._begin(name, owner, None, None)
+
+    # ---- the mark
+
+    def _new_detector(self) -> HighWater:
+        wiring = self._wiring
+        return HighWater(
+            wiring.pools.control, wiring.settings, wiring.signals, on_moved=self._mark_moved
+        )
+
+    async def _bring_the_mark_up(self) -> int:
         """Move the mark until it only waits for appends under way: that is the present."""
-        mark = -1
-        while (position := await self.high_water.tick()) > mark:
+        detector, mark = self._new_detector(), -1
+        while (position := await detector.tick()) > mark:
             mark = position
+        return mark
+
+    def _marked(self) -> None:
+        """Another process moved the mark: a hint, no proof."""
+        (self._detector or self._follower).wake()
 
     def _mark_moved(self, position: int) -> None:
         if position < self._feed.mark:  # restored, or failed over: the checkpoints went back too
@@ -139,9 +357,20 @@ class Daemon:
             for agent in self.agents.values():
                 agent.doubt()
             return
+        self._progress += 1
         self._feed.move(position)
-        self._wiring.notifier.notify(MARK_CHANNEL, str(position))
+        if self._detector is not None:
+            self._wiring.notifier.notify(MARK_CHANNEL, str(position))
 
     def _progressed(self) -> None:
+        self._progress += 1
         self._on_progress()
         self._wiring.notifier.notify(PROGRESS_CHANNEL)
+
+
+def _parsed(work: str) -> tuple[str, Slice]:
+    """Label and slice of a shard's name; of other work its name, as if it were a label."""
+    try:
+        return parsed(work)
+    except ValueError:
+        return work, Slice()

@@ -1,0 +1,201 @@
+"""This process as a node: its daemon, its part in the cluster, and in which order both are stopped.
+
+Each part registers how it is stopped as soon as it has started, so a stop in the middle of a start
+is the same code. What is registered last is stopped first, so the order below is to be read from
+the end: announce, step down, drain, hooks, give back, leave, stop the pulse, close the daemon.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal, cast
+from uuid import UUID, uuid4
+
+from strandline.cluster.cluster import Cluster, ClusterWiring
+from strandline.cluster.node import Identity
+from strandline.cluster.shutdown import Shutdown, Step
+from strandline.cluster.work import Grant
+from strandline.daemon.daemon import Daemon, DaemonStatistics, Definition, Wiring
+from strandline.daemon.feed import Feed
+from strandline.errors import NodeEvicted
+from strandline.events.codec import EventTypes
+from strandline.postgres.listener import Listener, Notifier
+from strandline.postgres.pools import Pools
+from strandline.settings import Settings
+from strandline.telemetry.signals import Signals
+
+log = logging.getLogger("strandline.node")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWiring:
+    """What a node takes from its app.
+
+    Attributes:
+        app: Its name.
+        pools: Open.
+        types: Of events.
+        on_progress: Called when a checkpoint moved.
+        on_out: Told once if the process must end, since the node was evicted for good.
+    """
+
+    app: str
+    pools: Pools
+    settings: Settings
+    signals: Signals
+    notifier: Notifier
+    listener: Listener
+    types: EventTypes
+    on_progress: Callable[[], None]
+    on_out: Callable[[NodeEvicted], None]
+
+
+class Node:
+    """Runs definitions in this process, alone or as a node of the cluster."""
+
+    def __init__(
+        self, wiring: NodeWiring, definitions: Sequence[Definition], hooks: Sequence[Any]
+    ) -> None:
+        self._wiring = wiring
+        self._labels = tuple(one.label for one in definitions)
+        self._hooks = hooks
+        self._id = uuid4()
+        self.name = wiring.settings.node_name or default_name(wiring.app)
+        self.cluster: Cluster | None = None
+        self.daemon = Daemon(
+            Wiring(
+                pools=wiring.pools,
+                settings=wiring.settings,
+                signals=wiring.signals,
+                notifier=wiring.notifier,
+                listener=wiring.listener,
+                node_name=self.name,
+            ),
+            Feed(wiring.pools.work, wiring.types, wiring.settings),
+            list(definitions),
+            on_progress=wiring.on_progress,
+        )
+
+    @property
+    def id(self) -> UUID:
+        """Of this process start; a new one after an eviction."""
+        return self.cluster.identity.id if self.cluster else self._id
+
+    async def start(self, shutdown: Shutdown) -> None:
+        """Begin; how each part is stopped is registered with *shutdown*.
+
+        Raises:
+            Unavailable: The database did not answer. What has started is registered.
+        """
+        settings = self._wiring.settings
+        shutdown.part(Step("close daemon", self._close_daemon(shutdown), cap=settings.stop_timeout))
+        await self.daemon.open()
+        if settings.mode == "solo":
+            await self.daemon.run_everything(self._id)
+            self._register_hooks(shutdown)
+            return
+        self.cluster = Cluster(
+            ClusterWiring(
+                url=self._wiring.pools.control_url,
+                control=self._wiring.pools.control,
+                settings=settings,
+                signals=self._wiring.signals,
+                identity=self._identity,
+                kind=cast("Literal['process', 'thread', 'loop']", settings.pulse or "thread"),
+                on_out=self._wiring.on_out,
+            ),
+            self.daemon,
+        )
+        self._register_end(self.cluster, shutdown)
+        await self.cluster.join(timeout=settings.connect_timeout)
+        self._register_leaving(self.cluster, shutdown)
+
+    def statistics(self) -> DaemonStatistics:
+        """How the daemon is doing."""
+        return self.daemon.statistics()
+
+    @property
+    def grants(self) -> Mapping[str, Grant]:
+        """The work it runs as a node of the cluster."""
+        return self.cluster.grants if self.cluster else {}
+
+    # ---- stopping
+
+    def _register_end(self, cluster: Cluster, shutdown: Shutdown) -> None:
+        """What ends a node, also one that has not joined yet; what others wait for is needed."""
+
+        async def leave() -> None:
+            report = shutdown.report()
+            await cluster.leave(report.reason, report.json())
+
+        shutdown.part(Step("stop pulse", cluster.end, cap=1.5))
+        shutdown.part(Step("leave", leave, cap=1.0, needed=True))
+
+    def _register_leaving(self, cluster: Cluster, shutdown: Shutdown) -> None:
+        """What a node that works does before it leaves."""
+        limit = self._wiring.settings.stop_timeout
+
+        async def drain() -> None:
+            held = set(cluster.grants)
+            try:
+                await cluster.release_work(timeout=limit)
+            finally:  # also if it was cut off
+                left = set(cluster.grants)
+                shutdown.note(released=sorted(held - left), abandoned=sorted(left))
+
+        part = shutdown.part
+        part(Step("give back", cluster.give_back, cap=1.5, needed=True))
+        self._register_hooks(shutdown)
+        part(Step("drain", drain, cap=limit))
+        part(Step("step down", lambda: cluster.step_down("stopping"), cap=2.0, needed=True))
+        part(Step("announce", cluster.announce, cap=1.0, needed=True))
+
+    def _register_hooks(self, shutdown: Shutdown) -> None:
+        for hook in reversed(self._hooks):
+            name = getattr(hook, "__name__", repr(hook))
+            shutdown.part(Step(f"hook {name}", _called(hook), cap=2.0, phase=1))
+
+    def _close_daemon(self, shutdown: Shutdown) -> Callable[[], Any]:
+        async def close() -> None:
+            ended = await self.daemon.close(timeout=self._wiring.settings.stop_timeout)
+            shutdown.note(
+                released=[shard for shard, clean in ended.items() if clean],
+                abandoned=[shard for shard, clean in ended.items() if not clean],
+            )
+
+        return close
+
+    def _identity(self) -> Identity:
+        settings = self._wiring.settings
+        own = [label for part in settings.node_labels.split(",") if (label := part.strip())]
+        return Identity(
+            id=uuid4(),
+            name=self.name,
+            labels=tuple(dict.fromkeys([*self._labels, *own])),
+            capacity=settings.node_capacity,
+            priority=settings.leader_priority,
+            mode=settings.mode,
+            version=version("strandline"),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+
+
+def default_name(app: str) -> str:
+    """The name of a node that was given none."""
+    return f"{app}@{socket.gethostname()}:{os.getpid()}"
+
+
+def _called(hook: Any) -> Callable[[], Any]:
+    async def call() -> None:
+        made = hook()
+        if inspect.isawaitable(made):
+            await made
+
+    return call

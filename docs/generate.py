@@ -17,6 +17,7 @@ import strandline
 from strandline import errors, sync
 from strandline.cli.reference import markdown as commands_page
 from strandline.settings import PREFIX, Settings
+from strandline.telemetry import catalogue
 
 DOCS = Path(__file__).parent
 SCHEMA = Path(strandline.__file__).parent / "postgres" / "schema"
@@ -167,10 +168,31 @@ def api_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def metrics_page() -> str:
+    """Every metric with kind, unit and attributes."""
+    lines = [
+        "# Metrics",
+        MADE,
+        "Told through the OpenTelemetry API where `opentelemetry-api` is installed; without it, or without an SDK,",
+        "nothing is counted. Every series has the attribute `node`, the node's name, besides its own.",
+        "",
+        "What to alert on is told in [operate/nodes](../operate/nodes.md#alerts).",
+        "",
+    ]
+    for title, group in catalogue.GROUPS.items():
+        lines += [f"## {title}", "", "| metric | kind | unit | attributes | meaning |", "| --- | --- | --- | --- | --- |"]
+        for one in group:
+            attributes = ", ".join(f"`{name}`" for name in one.attributes)
+            lines.append(f"| `{one.name}` | {one.kind} | {one.unit.strip('{}')} | {attributes} | {one.meaning} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/api.md": api_page,
     "reference/cli.md": commands_page,
     "reference/errors.md": errors_page,
+    "reference/metrics.md": metrics_page,
     "reference/settings.md": settings_page,
     "reference/sql.md": sql_page,
 }

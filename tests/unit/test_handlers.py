@@ -158,7 +158,7 @@ def test_a_projection_is_found_by_class_definition_name_and_label() -> None:
 
     for reference in (Accounts, definition, "accounts", "accounts:v2"):
         assert registry.projection(reference) is definition
-    assert registry.shard(Accounts) == "accounts:v2:all"
+    assert registry.label(Accounts) == "accounts:v2"
     assert definition.table == "doc_accounts_v2"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,18 +24,33 @@ _STYLES = {
 }
 
 
+class By(StrEnum):
+    """What a line of the list is."""
+
+    SHARD = "shard"
+    PROJECTION = "projection"
+
+
 @command(commands, "list", app="argument", json=LIST_FIELDS)
-async def list_projections(options: Options) -> None:
+async def list_projections(
+    options: Options,
+    *,
+    by: Annotated[
+        By, typer.Option(help="A line for each shard, or all of them in one.")
+    ] = By.SHARD,
+) -> None:
     """List projections and subscriptions with position, lag in events and in time, and rate.
 
     Lag in time is the age of the oldest event not yet applied. What never ran is shown as such.
+    Of several shards in one line the worst state is shown, and how far the last of them is.
     """
     from strandline.cli import output
     from strandline.cli.connect import database
-    from strandline.cli.shards import standings
+    from strandline.cli.shards import recuts, standings, together
 
     async with database(options) as db:
-        extent, found = await standings(db)
+        extent, shards = await standings(db)
+    found = shards if by is By.SHARD else together(shards)
     if options.json:
         rows = [
             output.fields_of(one, LIST_FIELDS[:-2], failure=output.raw(one.failure))
@@ -49,7 +65,9 @@ async def list_projections(options: Options) -> None:
     )
     for one in found:
         if one.reason and one.state in ("paused", "stopped", NO_NODE):
-            output.say(output.plain(f"{one.name} {one.state}: {one.reason}"), style="red")
+            output.say(output.plain(f"{one.title} {one.state}: {one.reason}"), style="red")
+    for text in recuts(shards):
+        output.say(output.plain(text), style="yellow")
     waits = f" (the mark waits at {extent.mark:,})" if extent.mark < extent.highest else ""
     output.say(f"the log ends at position {extent.highest:,}{waits}", style="dim")
 
@@ -101,8 +119,8 @@ async def rebuild(
 ) -> None:
     """Delete what a projection has written and build it again from the first event.
 
-    Readers see it empty and growing meanwhile. A node that runs the projection lets go of it and
-    must be started again afterwards; it goes on from where this command has come.
+    Readers see it empty and growing meanwhile. Where nodes run the projection they let go of it for
+    a moment, then build it, on as many nodes as run it; otherwise this process does.
     """
     from strandline.cli import output
     from strandline.cli.connect import database
@@ -113,31 +131,28 @@ async def rebuild(
         if not yes:
             complain(work.warning)
             confirm("Rebuild it?")
-        await work.reset()
-        if wait:
-            await work.run()
+        await work.run(wait=wait)
     if options.json:
         facts = {"projection": work.name, "position": work.reached, "seconds": work.seconds}
         output.write_json([facts])
     elif wait:
         output.say(f"{work.label} is rebuilt up to position {work.reached:,} ({work.told_rate})")
+    elif work.nodes:
+        output.say(f"{work.label} is empty and growing: {work.who} at it")
     else:
         output.say(f"{work.label} is empty and begins anew when a node is started")
-    if work.node is not None:
-        complain(f"{work.node} ran it and has let go: start that node again")
 
 
 def _row(one: Standing) -> tuple[Any, ...]:
     from strandline.cli import output
 
-    label = one.name if one.version is None else f"{one.name}:v{one.version}"
     state = output.styled(one.state, _STYLES.get(one.state, "dim"))
     if one.lag_events is None:
-        return (label, state, "", "", "", "", None)
+        return (one.title, state, "", "", "", "", None)
     behind = output.short(one.lag_seconds) if one.lag_events and one.lag_seconds else ""
     never = one.position is None
     return (
-        label,
+        one.title,
         state,
         "" if never else output.number(one.position),
         output.number(one.lag_events),

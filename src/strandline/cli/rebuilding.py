@@ -1,38 +1,45 @@
-"""Rebuilds one projection in this process, with progress, leaving all others alone."""
+"""Rebuilds one projection, with progress: on the nodes that run it, or in this process."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
-from uuid import uuid4
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-from strandline.app.runtime import Runtime
 from strandline.cli import output
 from strandline.cli.connect import Database, need_app
-from strandline.daemon import checkpoint as checkpoints
-from strandline.daemon.daemon import Daemon, Wiring
-from strandline.daemon.feed import Feed
-from strandline.daemon.progress import progress
-from strandline.errors import ApplyFailed, InvalidDefinition, OwnershipLost
+from strandline.cluster.membership import nodes
+from strandline.daemon.progress import ShardProgress, progress
+from strandline.errors import ApplyFailed, InvalidDefinition, Unavailable
 from strandline.events.gaps import highest_position
 from strandline.postgres.diagnosis import server_facts
-from strandline.postgres.listener import Listener, Notifier
-from strandline.postgres.pools import Pools
 from strandline.projections.projection import Lifecycle, Projection
-from strandline.telemetry.signals import Signals
+
+if TYPE_CHECKING:
+    from strandline.app import App
 
 LOOK = 0.1  # seconds between looks at how far it is
+LONGEST = 7 * 86_400.0  # seconds a rebuild is waited for
 
 
 @dataclass(slots=True)
 class Rebuilding:
-    """One rebuild: planned, reset, run."""
+    """One rebuild: planned, then run.
+
+    Attributes:
+        end: The log's last position when it was planned.
+        nodes: Names of the nodes that will build it; none: this process does.
+        reached: How far it is, when it is done.
+    """
 
     db: Database
     projection: Projection
     end: int
-    node: str | None
+    nodes: list[str]
     reached: int = 0
     seconds: float = 0.0
 
@@ -51,10 +58,7 @@ class Rebuilding:
                 " (one that is folded live is always fresh)"
             )
         end = await db.pool.run(highest_position())
-        told = (await db.pool.run(progress([projection.shard])))[0]
-        apps = (await db.pool.run(server_facts())).apps
-        runs = told.state in ("running", "paused") and told.owner is not None and apps > 0
-        return cls(db, projection, end, told.node if runs else None)
+        return cls(db, projection, end, await _at_work(db, projection.label))
 
     @property
     def name(self) -> str:
@@ -67,12 +71,17 @@ class Rebuilding:
         return self.projection.label
 
     @property
+    def who(self) -> str:
+        """The nodes that build it, in words."""
+        return f"{self.nodes[0]} is" if len(self.nodes) == 1 else f"{len(self.nodes)} nodes are"
+
+    @property
     def warning(self) -> str:
         """What the user is about to do."""
-        held = f" {self.node} runs it now and must be started again after." if self.node else ""
+        by = f" {self.who} at work and will build it." if self.nodes else ""
         return (
             f"{self.label} will be emptied and built again from {self.end:,} positions."
-            f" Readers see it empty and growing meanwhile.{held}"
+            f" Readers see it empty and growing meanwhile.{by}"
         )
 
     @property
@@ -81,70 +90,66 @@ class Rebuilding:
         rate = self.reached / self.seconds if self.seconds else 0.0
         return f"{output.duration(self.seconds)}, {rate:,.0f} positions/s"
 
-    async def reset(self) -> None:
-        """Delete what the projection has written; its present owner is refused from now on."""
-        async with self.db.pool.transaction() as session:
-            await session.run(checkpoints.reset(self.projection.shard))
-            await session.run(self.db.requests.create_read_models())
-            await session.run(self.db.requests.empty(self.projection))
+    async def run(self, *, wait: bool) -> None:
+        """Empty the projection, and process all events there were at the start.
 
-    async def run(self) -> None:
-        """Process all events there were at the start, in this process.
+        Args:
+            wait: Until that is done; if no node is at work, this process does it.
 
         Raises:
-            OwnershipLost: A node has claimed the shard meanwhile.
             ApplyFailed: The projection refuses an event.
         """
         begun = time.monotonic()
-        pools = Pools.to(self.db.url, self.db.settings)
-        await pools.open()
-        listener = Listener(self.db.url, self.db.settings)
-        notifier = Notifier(pools.control, self.db.settings)
-        daemon = self._daemon(pools, listener, notifier)
-        notifier.start()
-        try:
-            await daemon.start()
-            await self._watched(daemon)
-        finally:
-            await daemon.stop(timeout=self.db.settings.stop_timeout)
-            await notifier.stop()
-            await pools.close()
+        app = need_app(self.db.app)
+        mode = app.settings.mode if self.nodes else "solo"
+        app.settings = replace(app.settings, database_url=self.db.url, mode=mode)
+        async with app:
+            await app.rebuild(self.projection)
+            if wait:
+                await self._build(app)
         self.seconds = time.monotonic() - begun
 
-    def _daemon(self, pools: Pools, listener: Listener, notifier: Notifier) -> Daemon:
-        registry = need_app(self.db.app).registry
-        runtime = Runtime(registry, self.db.settings, pools.work)
-        shard = self.projection.shard
-        wiring = Wiring(
-            pools=pools,
-            settings=self.db.settings,
-            signals=Signals(),
-            notifier=notifier,
-            listener=listener,
-            node_id=uuid4(),
-            node_name="strandline projections rebuild",
-        )
-        return Daemon(
-            wiring,
-            Feed(pools.work, registry.types, self.db.settings),
-            [one for one in runtime.shards(_no_transaction) if one.name == shard],
-            on_progress=lambda: None,
-        )
+    async def _build(self, app: App) -> None:
+        working: asyncio.Future[int] | None = None
+        if not self.nodes:
+            working = asyncio.ensure_future(app.catch_up(self.projection, timeout=LONGEST))
+        before = {one.name: one.changed_at for one in await self._shards()}
+        try:
+            with output.progress(self.label, self.end) as bar:
+                while self.reached < self.end and not (working and working.done()):
+                    with suppress(Unavailable):  # it is looked at only
+                        self._look(await self._shards(), before)
+                    bar.at(self.reached)
+                    await asyncio.sleep(LOOK)
+                if working is not None:
+                    self.reached = await working
+                bar.at(self.end)
+        finally:
+            if working is not None:
+                working.cancel()
+                await asyncio.wait({working})
 
-    async def _watched(self, daemon: Daemon) -> None:
-        agent = daemon.agents[self.projection.shard]
-        with output.progress(self.label, self.end) as bar:
-            while agent.position < self.end:
-                if agent.failure is not None:
-                    raise OwnershipLost(f"{agent.failure} (a node has claimed it)")
-                if agent.state == "paused":
-                    raise ApplyFailed(self.label, agent.reason)
-                bar.at(agent.position)
-                await asyncio.sleep(LOOK)
-            bar.at(self.end)
-        self.reached = agent.position
+    async def _shards(self) -> Sequence[ShardProgress]:
+        return await self.db.pool.run(progress([self.label]))
+
+    def _look(self, shards: Sequence[ShardProgress], before: dict[str, datetime | None]) -> None:
+        for one in shards:
+            is_news = one.changed_at != before.get(one.name)  # or it was told before the rebuild
+            if self.nodes and one.state == "paused" and is_news:
+                raise ApplyFailed(self.label, f"{one.name} on {one.node}: {one.reason}")
+        self.reached = min(one.position or 0 for one in shards)
 
 
-def _no_transaction(session: object) -> None:
-    """Only subscriptions ask for one, and these are not rebuilt."""
-    raise AssertionError(session)
+async def _at_work(db: Database, label: str) -> list[str]:
+    """The names of the nodes that run *label*: those of the cluster, or one in mode solo."""
+    found = [
+        one.name
+        for one in await db.pool.run(nodes())
+        if one.state in ("active", "stalled") and label in one.labels and one.expires_in > 0
+    ]
+    connected = (await db.pool.run(server_facts())).apps > 0
+    for one in await db.pool.run(progress([label])):
+        is_at_work = one.owner is not None and one.state in ("running", "paused") and connected
+        if is_at_work and one.node and not found:
+            found.append(one.node)
+    return found

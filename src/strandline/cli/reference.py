@@ -20,8 +20,8 @@ variable `STRANDLINE_APP` does so once for all. The module alone is enough if it
 **Which database.** `--database-url`, else `STRANDLINE_DATABASE_URL` or what the App sets, else the
 App's embedded server. A command that only looks never makes a new server: `strandline up` does.
 
-**JSON.** With `--json` a command writes an array of objects to stdout and nothing else (`streams tail`
-and `up`: one object a line). The fields are stable; new ones may be added. Times are ISO 8601 in UTC,
+**JSON.** With `--json` a command writes an array of objects to stdout and nothing else (`streams tail`,
+`nodes log --follow` and `up`: one object a line). The fields are stable; new ones may be added. Times are ISO 8601 in UTC,
 lengths of time seconds. Logs, questions and progress go to stderr.
 
 **Exit codes.** 0 done; 1 failed, or a check found a fault; 2 wrong usage or set-up; 3 the database

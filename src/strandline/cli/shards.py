@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,19 +14,24 @@ if TYPE_CHECKING:
     from strandline.events.inspect import Extent
 
 LIST_FIELDS = (
-    *("name", "version", "kind", "lifecycle", "shard", "state", "position", "lag_events"),
-    *("lag_seconds", "rate", "node", "owner", "epoch", "reason", "failure", "changed_at"),
+    *("name", "version", "kind", "lifecycle", "shard", "shards", "wanted", "seal", "state"),
+    *("position", "lag_events", "lag_seconds", "rate", "node", "owner", "epoch", "reason"),
+    *("failure", "changed_at"),
 )
 
 NEVER_RAN = "never ran"
 NO_NODE = "no node"
+WORST_FIRST = ("paused", NEVER_RAN, NO_NODE, "stopped", "running")
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A projection or subscription and its shard; None where that has no such thing.
+    """A projection or subscription and one of its shards; None where that has no such thing.
 
     Attributes:
+        shards: Into how many it is cut.
+        wanted: Into how many it is to be cut.
+        seal: Where the shard stops until all have come there, since it is about to be cut otherwise.
         state: ``running``, ``paused``, ``stopped``; ``never ran`` without a checkpoint; ``no node``
             when the last word was ``running`` but no app is connected to the database; the
             lifecycle (``inline``, ``live``) of what no node runs.
@@ -35,6 +42,9 @@ class Standing:
     kind: str
     lifecycle: str
     shard: str | None
+    shards: int | None
+    wanted: int | None
+    seal: int | None
     state: str
     position: int | None
     lag_events: int | None
@@ -47,43 +57,65 @@ class Standing:
     failure: str | None
     changed_at: datetime | None
 
+    @property
+    def title(self) -> str:
+        """The shard's name; short where it is the only one."""
+        if self.shard is not None and (self.shards or 1) > 1:
+            return self.shard
+        return self.name if self.version is None else f"{self.name}:v{self.version}"
+
 
 async def standings(db: Database) -> tuple[Extent, list[Standing]]:
-    """How far the log reaches, and the standing of everything the App declares, by name."""
+    """How far the log reaches, and the standing of every shard of the App, by name.
+
+    What no node runs has one standing, without a shard.
+    """
     from strandline.cli.connect import need_app
     from strandline.daemon.progress import progress
     from strandline.events.inspect import log_extent
     from strandline.postgres.diagnosis import server_facts
 
     registry = need_app(db.app).registry
-    known = {one.name: one for one in await db.pool.run(progress(registry.shards()))}
+    known: dict[str, list[ShardProgress]] = {}
+    for one in await db.pool.run(progress(registry.labels())):
+        known.setdefault(one.label, []).append(one)
     extent = await db.pool.run(log_extent())
     connected = (await db.pool.run(server_facts())).apps > 0
-    found = []
+    found: list[Standing] = []
     for projection in registry.projections.values():
-        told = known.get(projection.shard)
-        standing = _standing(
-            projection.name,
-            version=projection.version,
-            kind=projection.kind,
-            lifecycle=str(projection.lifecycle),
-            told=told,
-            extent=extent,
-            connected=connected,
-        )
-        found.append(standing)
+        facts = {
+            "version": projection.version,
+            "kind": projection.kind,
+            "lifecycle": str(projection.lifecycle),
+        }
+        told = known.get(projection.label, [])
+        found += _standings(projection.name, facts, told, extent, connected=connected)
     for subscription in registry.subscriptions.values():
-        standing = _standing(
-            subscription.name,
-            version=None,
-            kind="subscription",
-            lifecycle="async",
-            told=known.get(subscription.shard),
-            extent=extent,
-            connected=connected,
-        )
-        found.append(standing)
+        facts = {"version": None, "kind": "subscription", "lifecycle": "async"}
+        told = known.get(subscription.label, [])
+        found += _standings(subscription.name, facts, told, extent, connected=connected)
     return extent, sorted(found, key=lambda one: one.name)
+
+
+def together(found: Iterable[Standing]) -> list[Standing]:
+    """One standing for each projection: the worst state, the least position, all nodes."""
+    return [_summed(list(some)) for _, some in groupby(found, key=lambda one: one.name)]
+
+
+def recuts(found: Iterable[Standing]) -> list[str]:
+    """What is being cut into another number of shards, in words."""
+    told = []
+    for _, some in groupby(found, key=lambda one: one.name):
+        shards = list(some)
+        first = shards[0]
+        if first.wanted == first.shards:
+            continue
+        text = f"{first.name} is to be cut into {first.wanted} shards instead of {first.shards}"
+        if first.seal is not None:
+            there = sum(one.position == one.seal for one in shards)
+            text += f": {there} of them have come to position {first.seal:,}, where all stop"
+        told.append(text)
+    return told
 
 
 def state_of(told: ShardProgress, *, connected: bool) -> str:
@@ -95,20 +127,31 @@ def state_of(told: ShardProgress, *, connected: bool) -> str:
     return told.state
 
 
-def _standing(
+def _standings(
     name: str,
-    *,
-    version: int | None,
-    kind: str,
-    lifecycle: str,
-    told: ShardProgress | None,
+    facts: dict[str, Any],
+    told: list[ShardProgress],
     extent: Extent,
+    *,
     connected: bool,
+) -> list[Standing]:
+    common = facts | {"name": name, "shards": len(told) or None}
+    if not told:
+        return [_standing(common, None, extent, connected=connected)]
+    return [_standing(common, one, extent, connected=connected) for one in told]
+
+
+def _standing(
+    common: dict[str, Any], told: ShardProgress | None, extent: Extent, *, connected: bool
 ) -> Standing:
     facts: dict[str, Any] = dict.fromkeys(LIST_FIELDS)
-    if told is not None:
+    if told is None:
+        facts["state"] = common["lifecycle"]
+    else:
         facts |= {
             "shard": told.name,
+            "wanted": told.wanted,
+            "seal": told.seal,
             "state": state_of(told, connected=connected),
             "position": told.position,
             "lag_events": max(0, extent.highest - (told.position or 0)),
@@ -121,10 +164,25 @@ def _standing(
             "failure": told.failure,
             "changed_at": told.changed_at,
         }
-    else:
-        facts["state"] = lifecycle
-    return Standing(
-        **facts | {"name": name, "version": version, "kind": kind, "lifecycle": lifecycle}
+    return Standing(**facts | common)
+
+
+def _summed(shards: list[Standing]) -> Standing:
+    if len(shards) == 1:
+        return shards[0]
+    worst = min(shards, key=lambda one: WORST_FIRST.index(one.state))
+    ran = [one.position for one in shards if one.position is not None]
+    nodes = sorted({one.node for one in shards if one.node})
+    return replace(
+        worst,
+        shard=None,
+        position=min(ran) if len(ran) == len(shards) else None,
+        lag_events=max(one.lag_events or 0 for one in shards),
+        lag_seconds=max(one.lag_seconds or 0.0 for one in shards),
+        rate=sum(one.rate or 0.0 for one in shards),
+        node=nodes[0] if len(nodes) == 1 else f"{len(nodes)} nodes",
+        owner=None,
+        epoch=None,
     )
 
 

@@ -176,7 +176,7 @@ async def _following(
     from strandline.postgres.listener import Listener
 
     moved = asyncio.Event()
-    listener = Listener(db.url, db.settings)
+    listener = Listener(db.settings.direct_url or db.url, db.settings)
     listener.on("appended", lambda _: moved.set())
     listener.on("mark", lambda _: moved.set())
     listener.start()

@@ -1,0 +1,384 @@
+"""What is told becomes metrics of the catalogue: all of them, no others, and nobody is hit by it."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from strandline.cluster.election import Acquire, Adopt, Election, Rules, Seen
+from strandline.cluster.shutdown_report import ShutdownReport
+from strandline.errors import ApplyFailed, CheckpointMoved
+from strandline.telemetry import metrics
+from strandline.telemetry.catalogue import CATALOGUE
+from strandline.telemetry.metrics import READERS, RULES, Metrics
+from strandline.telemetry.signals import Signals
+
+sdk = pytest.importorskip("opentelemetry.sdk.metrics")
+export = pytest.importorskip("opentelemetry.sdk.metrics.export")
+
+NODE = "shop-1"
+ME, OTHER = uuid4(), uuid4()
+MOVED = CheckpointMoved("orders:v1:all", epoch=3, position=40)
+TOLD: dict[str, dict[str, Any]] = {
+    "tick": {"seconds": 0.004},
+    "tick_failed": {"error": "no answer"},
+    "loop_blocked": {"seconds": 1.2, "stack": "..."},
+    "unblocked": {"seconds": 2.5},
+    "side_process_died": {"code": -9},
+    "election": {"outcome": "won", "seconds": 0.02},
+    "leading": {"epoch": 7},
+    "not_leading": {"epoch": 7, "reason": "it could not be renewed in time"},
+    "shard_claimed": {"shard": "orders:v1:all", "epoch": 4},
+    "ownership_lost": {"shard": "orders:v1:all", "error": MOVED},
+    "evicted": {"reason": "heartbeat"},
+    "work_claimed": {"count": 3},
+    "work_released": {"count": 2},
+    "work_failed": {"work": "orders:v1:all", "error": None, "failures": 1},
+    "work_avoided": {"work": "orders:v1:all", "failures": 3},
+    "zombie_ended": {"shard": "orders:v1:all", "pid": 7, "idle": 3.0},
+    "planned": {"changes": 7, "moves": 4, "seconds": 0.01, "placed": 3, "moved": 4, "withdrawn": 0},
+    "leader_refused": {"epoch": 7, "reason": "publish"},
+    "node_dead": {"node": "x"},
+    "brake": {"due": 5},
+    "batch_committed": {"shard": "orders:v1:all", "floor": 0, "ceiling": 5},
+    "batch_failed": {"shard": "orders:v1:all", "error": MOVED},
+    "shard_paused": {"shard": "orders:v1:all", "error": ApplyFailed("orders", "bad")},
+    "transaction_leaked": {"pool": "work", "age": 31.0},
+    "transaction_rolled_back": {"pool": "work", "age": 61.0},
+    "shutdown_step": {"step": "drain", "status": "timeout", "seconds": 10.0},
+    "shutdown": {"report": ShutdownReport("SIGTERM", seconds=12.0, forced=True)},
+}
+
+
+@dataclass
+class Part:
+    """Statistics of anything."""
+
+    name: str = ""
+    epoch: int = 7
+    seconds_since_tick: float = 1.5
+    loop_lag: float = 0.25
+    seconds_since_leader_seen: float = 2.5
+    unplaced: int = 2
+    mark: int = 50
+    shard: str = "orders:v1:all"
+    state: str = "running"
+    position: int = 40
+    size: int = 4
+    most: int = 8
+    in_use: int = 3
+    waiting: int = 2
+    longest_wait: float = 0.75
+    oldest_transaction: float = 9.5
+    exhausted: int = 6
+    agents: tuple[Any, ...] = ()
+
+
+def picture() -> dict[str, Any]:
+    return {
+        "node": NODE,
+        "leadership": Part(),
+        "pulse": Part(),
+        "balancer": Part(),
+        "daemon": Part(agents=(Part(),)),
+        "pools": [Part("work"), Part("control")],
+    }
+
+
+@pytest.fixture
+def reader() -> Iterator[Any]:
+    """What collects."""
+    reader = export.InMemoryMetricReader()
+    yield reader
+    reader.shutdown()
+
+
+@pytest.fixture
+def meter(reader: Any) -> Any:
+    """A meter whose values *reader* collects."""
+    return sdk.MeterProvider(metric_readers=[reader]).get_meter("test")
+
+
+def collected(reader: Any) -> dict[str, dict[tuple[tuple[str, Any], ...], Any]]:
+    """By name: value (of a histogram the sum) by attributes."""
+    found: dict[str, dict[tuple[tuple[str, Any], ...], Any]] = {}
+    data = reader.get_metrics_data()
+    for resource in data.resource_metrics if data else ():
+        for scope in resource.scope_metrics:
+            for one in scope.metrics:
+                series = found.setdefault(one.name, {})
+                for point in one.data.data_points:
+                    key = tuple(sorted(dict(point.attributes).items()))
+                    series[key] = point.value if hasattr(point, "value") else point.sum
+    return found
+
+
+def series(**attributes: str) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted({"node": NODE, **attributes}.items()))
+
+
+def tell_all(signals: Signals) -> None:
+    for name, facts in TOLD.items():
+        signals.tell(name, **facts)
+
+
+def test_all_that_is_told_is_in_the_catalogue_and_the_other_way_round(
+    reader: Any, meter: Any
+) -> None:
+    signals = Signals()
+    told = Metrics(signals, sources=picture, meter=meter)
+    told.start()
+
+    tell_all(signals)
+    found = collected(reader)
+
+    assert set(found) == set(CATALOGUE)
+    for name, by_attributes in found.items():
+        for attributes in by_attributes:
+            assert {key for key, _ in attributes} == {"node", *CATALOGUE[name].attributes}, name
+
+
+def test_rules_and_readers_name_metrics_of_their_kind() -> None:
+    fed = {rule.metric for rules in RULES.values() for rule in rules}
+    gauges = {one.name for one in CATALOGUE.values() if one.kind == "gauge"}
+
+    assert fed == set(CATALOGUE) - set(READERS)
+    assert gauges <= set(READERS) < set(CATALOGUE)
+    assert set(RULES) <= set(TOLD)
+    for one in CATALOGUE.values():
+        assert one.name.startswith("strandline_")
+        assert one.name.endswith("_total") == (one.kind == "counter"), one.name
+        assert one.name.endswith("_seconds") == (one.unit == "s"), one.name
+
+
+def test_values_are_those_that_were_told(reader: Any, meter: Any) -> None:
+    signals = Signals()
+    Metrics(signals, sources=picture, meter=meter).start()  # kept by its signals
+    tell_all(signals)
+    signals.tell("ownership_lost", shard="orders:v1:all", error=MOVED)
+
+    found = collected(reader)
+
+    shard = series(shard="orders:v1:all")
+    assert found["strandline_ownership_lost_total"][shard] == 2
+    assert found["strandline_fenced_writes_total"][shard] == 1
+    assert found["strandline_shard_lag_events"][shard] == 10
+    assert found["strandline_claims_total"][series()] == 3
+    assert found["strandline_moves_total"][series(kind="placed")] == 3
+    assert found["strandline_moves_total"][series(kind="withdrawn")] == 0
+    assert found["strandline_rebalances_total"][series()] == 1
+    assert found["strandline_unplaced_work"][series()] == 2
+    assert found["strandline_leader"][series()] == 1
+    assert found["strandline_lease_lost_total"][series(lease="leader")] == 1
+    assert found["strandline_election_seconds"][series(outcome="won")] == 0.02
+    assert found["strandline_pool_waiting_tasks"][series(pool="work")] == 2
+    assert found["strandline_pool_exhausted_total"][series(pool="control")] == 6
+    assert found["strandline_shards"][series(state="running")] == 1
+    assert found["strandline_shards"][series(state="paused")] == 0
+    assert found["strandline_shutdown_seconds"][series(result="forced")] == 12
+    assert found["strandline_shutdowns_total"][series(result="forced")] == 1
+    paused = series(shard="orders:v1:all", error="ApplyFailed")
+    assert found["strandline_shard_pauses_total"][paused] == 1
+
+
+def test_what_alerts_begins_at_0_so_that_its_first_increase_shows(reader: Any, meter: Any) -> None:
+    signals = Signals()
+    told = Metrics(signals, sources=picture, meter=meter)
+    told.start()
+    signals.tell("shard_claimed", shard="orders:v1:all", epoch=1)
+
+    found = collected(reader)
+
+    assert found["strandline_ownership_lost_total"] == {series(shard="orders:v1:all"): 0}
+    assert found["strandline_evictions_total"] == {series(): 0}
+    assert found["strandline_lease_lost_total"] == {series(lease="leader"): 0}
+
+
+def _overtaken(election: Election) -> None:
+    election.saw(Seen(OTHER, 2, 9, 12.0, 12.0), sent=1.0, received=1.0)
+
+
+def _late(election: Election) -> None:
+    election.saw(Seen(ME, 1, 1, 0.0, 12.0), sent=13.0, received=13.0)
+
+
+def _refused(election: Election) -> None:
+    election.refused(Adopt(1), 1.0)
+
+
+def _withdrawn(election: Election) -> None:
+    election.withdraw(1.0, seconds=12.0, reason="asked for by `strandline nodes resign`")
+
+
+def _draining(election: Election) -> None:
+    election.stand(False, 1.0, "its node is draining")
+
+
+@pytest.mark.parametrize(
+    ("happens", "lost"),
+    [(_overtaken, 1), (_late, 1), (_refused, 1), (_withdrawn, 0), (_draining, 0)],
+)
+def test_a_lease_that_is_given_up_is_not_lost(
+    happens: Callable[[Election], None], lost: int, reader: Any, meter: Any
+) -> None:
+    election = Election(ME, Rules(ttl=12.0, margin=2.0, interval=3.0), lambda: 0.5)
+    election.stand(True, 0.0)
+    election.won(Acquire(), 1, sent=0.0, now=0.0)
+    signals = Signals()
+    told = Metrics(signals, sources=picture, meter=meter)
+    told.start()
+
+    happens(election)
+    signals.tell("not_leading", epoch=1, reason=election.lost_because)
+
+    assert election.lost_because
+    assert collected(reader)["strandline_lease_lost_total"][series(lease="leader")] == lost
+
+
+def test_only_a_refused_write_counts_as_fenced(reader: Any, meter: Any) -> None:
+    signals = Signals()
+    told = Metrics(signals, sources=picture, meter=meter)
+    told.start()
+
+    signals.tell("batch_failed", shard="a", error=ApplyFailed("a", "bad"))
+    signals.tell("batch_failed", shard="a", error=MOVED)
+
+    assert collected(reader)["strandline_fenced_writes_total"] == {series(shard="a"): 1}
+
+
+def test_a_follower_tells_neither_an_epoch_nor_unplaced_work(reader: Any, meter: Any) -> None:
+    signals = Signals()
+    leads: list[Any] = [Part()]
+    told = Metrics(signals, sources=lambda: picture() | {"leadership": leads[0]}, meter=meter)
+    told.start()
+    assert collected(reader)["strandline_unplaced_work"] == {series(): 2}
+
+    leads[0] = None
+    found = collected(reader)
+
+    assert found["strandline_leader"] == {series(): 0}
+    assert "strandline_leader_epoch" not in found
+    assert "strandline_unplaced_work" not in found
+
+
+def test_after_stop_nothing_is_counted_and_no_gauge_told(reader: Any, meter: Any) -> None:
+    signals = Signals()
+    told = Metrics(signals, sources=picture, meter=meter)
+    told.start()
+    told.start()
+    signals.tell("brake", due=3)
+
+    told.stop()
+    told.stop()
+    signals.tell("brake", due=3)
+    found = collected(reader)
+
+    assert found["strandline_brakes_total"] == {series(): 1}
+    assert "strandline_leader" not in found
+    assert signals.listeners == []
+
+
+def test_two_apps_of_a_process_are_told_apart_by_node(reader: Any, meter: Any) -> None:
+    first, second = Signals(), Signals()
+    one = Metrics(first, sources=picture, meter=meter)
+    other = Metrics(second, sources=lambda: picture() | {"node": "shop-2"}, meter=meter)
+    one.start()
+    other.start()
+    first.tell("brake", due=3)
+
+    found = collected(reader)
+
+    both = {series(), (("node", "shop-2"),)}
+    assert set(found["strandline_leader"]) == both
+    assert found["strandline_brakes_total"] == {series(): 1, (("node", "shop-2"),): 0}
+
+
+def test_an_app_that_was_dropped_without_stop_is_not_kept(reader: Any, meter: Any) -> None:
+    Metrics(Signals(), sources=picture, meter=meter).start()
+    gc.collect()
+
+    assert "strandline_leader" not in collected(reader)
+
+
+def _broken(*_: Any) -> Any:
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        dict,
+        _broken,
+        lambda: {"pools": [object()], "daemon": Part(agents=(object(),)), "node": NODE},
+        lambda: {"leadership": None, "pulse": None, "daemon": None, "pools": ()},
+    ],
+)
+def test_statistics_that_are_missing_or_fail_hurt_nobody(
+    now: Callable[[], Any], reader: Any, meter: Any
+) -> None:
+    signals = Signals()
+    told = Metrics(signals, sources=now, meter=meter)
+    told.start()
+
+    tell_all(signals)
+
+    assert next(iter(collected(reader)["strandline_brakes_total"].values())) == 1
+
+
+@pytest.mark.parametrize("name", sorted(TOLD))
+def test_a_notice_without_its_facts_hurts_nobody(name: str, meter: Any) -> None:
+    signals = Signals()
+    told = Metrics(signals, sources=picture, meter=meter)
+    told.start()
+
+    signals.tell(name)
+    signals.tell(name, seconds="long", count=object(), moves=None, unplaced=object(), shard=None)
+
+
+def test_a_failing_exporter_does_not_keep_a_node_from_starting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "Instruments", _broken)
+    signals = Signals()
+    told = Metrics(signals, sources=picture, meter=object())
+
+    told.start()
+    told.stop()
+
+    assert signals.listeners == []
+
+
+def test_without_opentelemetry_nothing_happens() -> None:
+    code = """
+import sys
+sys.modules["opentelemetry"] = None
+from strandline.telemetry.metrics import Metrics
+from strandline.telemetry.signals import Signals
+signals = Signals()
+told = Metrics(signals, sources=dict)
+told.start()
+signals.tell("brake", due=1)
+assert not signals.listeners
+told.stop()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_an_sdk_counting_is_a_no_op() -> None:
+    signals = Signals()
+    told = Metrics(signals, sources=picture)  # the provider of this process is none
+    told.start()
+
+    tell_all(signals)
+
+    told.stop()
+    assert signals.listeners == []

@@ -6,9 +6,10 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 REPO ?= .
 PYTEST_WORKERS ?= 2
+MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-older test-unit check format format-check lint types layers chaos bench bench-short schema docs lock clean
+.PHONY: help setup demo test test-older test-unit check format format-check lint types layers chaos chaos-short chaos-tests bench bench-short schema docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,14 +46,14 @@ test-unit: $(STAMP) ## tests without a database
 check: format-check lint types layers test ## the gate
 
 format: $(STAMP) ## format the code
-	$(BIN)/ruff format src tests bench examples
-	$(BIN)/ruff check --fix -q src tests bench examples
+	$(BIN)/ruff format src tests bench chaos examples
+	$(BIN)/ruff check --fix -q src tests bench chaos examples
 
 format-check: $(STAMP)
-	$(BIN)/ruff format --check src tests bench examples
+	$(BIN)/ruff format --check src tests bench chaos examples
 
 lint: $(STAMP) ## ruff
-	$(BIN)/ruff check src tests bench examples
+	$(BIN)/ruff check src tests bench chaos examples
 
 types: $(STAMP) ## mypy --strict
 	$(BIN)/mypy --strict src examples
@@ -60,7 +61,13 @@ types: $(STAMP) ## mypy --strict
 layers: $(STAMP) ## the import contracts
 	$(BIN)/lint-imports
 
-chaos: $(STAMP) ## the tests that kill, freeze and restart, for longer
+chaos: $(STAMP) ## a cluster under faults for MINUTES (default 5); SEED= repeats a run; writes bench/results/chaos.json
+	$(BIN)/python -m chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --out bench/results/chaos.json
+
+chaos-short: $(STAMP) ## the same in two minutes, for CI
+	$(BIN)/python -m chaos --short $(if $(SEED),--seed $(SEED)) --out $(VENV)/chaos-short.json
+
+chaos-tests: $(STAMP) ## the tests that kill, freeze and restart, for longer
 	STRANDLINE_CHAOS=long STRANDLINE_FUZZ_SECONDS=60 $(BIN)/pytest -q --timeout 600 tests/cluster tests/model tests/postgres/test_high_water_fuzz.py \
 	  tests/postgres/test_daemon.py tests/postgres/test_append_outcomes.py
 

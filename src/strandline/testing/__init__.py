@@ -1,4 +1,4 @@
-"""For tests of applications: databases, scenarios, a clock, faults, leak checks.
+"""For tests of applications: databases, scenarios, a clock, faults, servers, nodes, leak checks.
 
 The parts are imported when first asked for: the pytest plugin beside them is loaded by every run of
 pytest where strandline is installed, and must cost nothing there.
@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from strandline.testing.database import fresh_database
     from strandline.testing.faults import Proxy
     from strandline.testing.leaks import no_leaks
+    from strandline.testing.nodes import NodeProcess
     from strandline.testing.scenario import Scenario, scenario
+    from strandline.testing.servers import Server
 
 __all__ = [
     "AppScenario",
     "ManualClock",
+    "NodeProcess",
     "Proxy",
     "Scenario",
+    "Server",
     "app_scenario",
     "fresh_database",
     "no_leaks",
@@ -31,8 +35,10 @@ __all__ = [
 _HOMES = {
     "AppScenario": "app_scenario",
     "ManualClock": "clock",
+    "NodeProcess": "nodes",
     "Proxy": "faults",
     "Scenario": "scenario",
+    "Server": "servers",
     "fresh_database": "database",
     "no_leaks": "leaks",
 }

@@ -1,13 +1,17 @@
-"""A TCP proxy before PostgreSQL that cuts connections, swallows answers, or forwards nothing."""
+"""A TCP proxy before PostgreSQL: cuts, delays, swallows answers, or lets bytes vanish."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 _CHUNK = 65_536
+_AHEAD = 64  # chunks that may be on their way in a delayed direction
+
+Way = Literal["requests", "answers"]
 
 
 class Proxy:
@@ -21,16 +25,18 @@ class Proxy:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._host = parts.hostname or "127.0.0.1"
-        self._port = parts.port or 5432
-        self._parts = parts
+        self._parts = urlsplit(url)
+        self._upstream = _address(url)
         self._server: asyncio.Server | None = None
         self._lines: set[_Line] = set()
-        self._open = asyncio.Event()
-        self._open.set()
+        self._open: dict[Way, asyncio.Event] = {"requests": asyncio.Event()}
+        self._open["answers"] = asyncio.Event()
+        for gate in self._open.values():
+            gate.set()
         self._refusing = False
         self._fatal: bytes | None = None
+        self.seconds_late = 0.0
+        self.is_black_hole = False
         self.swallowed = 0
 
     async def __aenter__(self) -> Self:
@@ -66,6 +72,11 @@ class Proxy:
         """How many connections go through it now."""
         return len(self._lines)
 
+    @property
+    def ports(self) -> list[int]:
+        """The client ports of its connections, as ``pg_stat_activity`` shows them."""
+        return [line.port for line in self._lines if line.port]
+
     def cut(self) -> None:
         """Cut every connection, as when a cable is pulled or a server's host dies."""
         for line in list(self._lines):
@@ -76,14 +87,43 @@ class Proxy:
         self._refusing = True
         self.cut()
 
-    def hold(self) -> None:
-        """Forward nothing in either direction, and say nothing about it, until ``forward``."""
-        self._open.clear()
+    def hold(self, way: Way | Literal["both"] = "both") -> None:
+        """Forward nothing, and say nothing about it, until ``forward``; then all of it arrives.
+
+        Args:
+            way: ``requests`` or ``answers`` holds up that direction only: the server does what it
+                is asked for, and nobody hears of it.
+        """
+        for name, gate in self._open.items():
+            if way in ("both", name):
+                gate.clear()
+
+    def delay(self, seconds: float) -> None:
+        """Let every byte arrive *seconds* later, both ways, until ``forward``."""
+        self.seconds_late = seconds
+
+    def black_hole(self) -> None:
+        """Acknowledge whatever is sent, and forward none of it, until ``forward``.
+
+        So TCP finds nothing wrong. New connections are accepted, and hear nothing. Afterwards the
+        connections that have lost bytes are cut.
+        """
+        self.is_black_hole = True
 
     def forward(self) -> None:
         """Forward again."""
         self._refusing = False
-        self._open.set()
+        self.is_black_hole = False
+        self.seconds_late = 0.0
+        for line in list(self._lines):
+            if line.has_lost_bytes:
+                line.cut()
+        for gate in self._open.values():
+            gate.set()
+
+    def lead_to(self, url: str) -> None:
+        """Let new connections lead to the server of *url*, as after a fail-over."""
+        self._upstream = _address(url)
 
     def swallow_answer_to(self, words: bytes) -> None:
         """Let the next request with *words* in it reach the server, and cut instead of its answer.
@@ -97,22 +137,19 @@ class Proxy:
         if self._refusing:
             writer.transport.abort()
             return
-        try:
-            upstream = await asyncio.open_connection(self._host, self._port)
-        except OSError:
-            writer.transport.abort()
-            return
-        line = _Line(self, reader, writer, *upstream)
+        line = _Line(self, reader, writer)
         self._lines.add(line)
         try:
-            await line.carry()
+            await line.carry(*self._upstream)
         finally:
             self._lines.discard(line)
 
-    async def _passes(self) -> None:
-        await self._open.wait()
+    async def passes(self, way: Way) -> None:
+        """Wait until *way* is open."""
+        await self._open[way].wait()
 
-    def _is_fatal(self, request: bytes) -> bool:
+    def is_fatal(self, request: bytes) -> bool:
+        """Whether the answer to *request* is to be swallowed; told once."""
         if self._fatal is None or self._fatal not in request:
             return False
         self._fatal = None
@@ -123,26 +160,33 @@ class _Line:
     """One connection through the proxy."""
 
     def __init__(
-        self,
-        proxy: Proxy,
-        client: asyncio.StreamReader,
-        to_client: asyncio.StreamWriter,
-        server: asyncio.StreamReader,
-        to_server: asyncio.StreamWriter,
+        self, proxy: Proxy, client: asyncio.StreamReader, to_client: asyncio.StreamWriter
     ) -> None:
         self._proxy = proxy
         self._client, self._to_client = client, to_client
-        self._server, self._to_server = server, to_server
+        self._to_server: asyncio.StreamWriter | None = None
         self._doomed = False
+        self.has_lost_bytes = False
+        self.port = 0
         current = asyncio.current_task()
         assert current is not None
         self.task: asyncio.Task[None] = current
 
-    async def carry(self) -> None:
+    async def carry(self, host: str, port: int) -> None:
         """Carry bytes both ways until one side ends."""
+        if self._proxy.is_black_hole:
+            self.has_lost_bytes = True
+            await self._vanish()
+            return
+        try:
+            server, self._to_server = await asyncio.open_connection(host, port)
+        except OSError:
+            self.cut()
+            return
+        self.port = self._to_server.get_extra_info("sockname")[1]
         ways = {
-            asyncio.create_task(self._requests(), name="proxy: requests"),
-            asyncio.create_task(self._answers(), name="proxy: answers"),
+            asyncio.create_task(self._requests(self._to_server), name="proxy: requests"),
+            asyncio.create_task(self._answers(server), name="proxy: answers"),
         }
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -155,23 +199,90 @@ class _Line:
     def cut(self) -> None:
         """End both sides at once."""
         self._to_client.transport.abort()
-        self._to_server.transport.abort()
+        if self._to_server is not None:
+            self._to_server.transport.abort()
 
-    async def _requests(self) -> None:
+    async def _vanish(self) -> None:
+        while await self._client.read(_CHUNK):
+            pass
+
+    async def _requests(self, to_server: asyncio.StreamWriter) -> None:
         before = b""
-        while data := await self._client.read(_CHUNK):
-            await self._proxy._passes()
-            if self._proxy._is_fatal(before + data):
-                self._doomed = True
-            before = data[-200:]  # words may be split over two reads
-            self._to_server.write(data)
-            await self._to_server.drain()
+        late = _Late(to_server)
+        try:
+            while data := await self._client.read(_CHUNK):
+                if not await self._passes("requests"):
+                    continue
+                if self._proxy.is_fatal(before + data):
+                    self._doomed = True
+                before = data[-200:]  # words may be split over two reads
+                await late.write(data, self._proxy.seconds_late)
+        finally:
+            late.end()
 
-    async def _answers(self) -> None:
-        while data := await self._server.read(_CHUNK):
-            await self._proxy._passes()
-            if self._doomed:
-                self._proxy.swallowed += 1
-                return  # the server has answered, so it is done
-            self._to_client.write(data)
-            await self._to_client.drain()
+    async def _answers(self, server: asyncio.StreamReader) -> None:
+        late = _Late(self._to_client)
+        try:
+            while data := await server.read(_CHUNK):
+                if not await self._passes("answers"):
+                    continue
+                if self._doomed:
+                    self._proxy.swallowed += 1
+                    return  # the server has answered, so it is done
+                await late.write(data, self._proxy.seconds_late)
+        finally:
+            late.end()
+
+    async def _passes(self, way: Way) -> bool:
+        """Wait until bytes may pass; False if they are lost instead."""
+        if not self._proxy.is_black_hole:
+            await self._proxy.passes(way)
+        if self._proxy.is_black_hole:
+            self.has_lost_bytes = True
+        return not self.has_lost_bytes
+
+
+class _Late:
+    """Writes in order, some of it later."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._due: deque[tuple[float, bytes]] = deque()
+        self._room = asyncio.Semaphore(_AHEAD)
+        self._pumping: asyncio.Task[None] | None = None
+
+    async def write(self, data: bytes, seconds: float) -> None:
+        """Write *data* in *seconds*, but not before what was given earlier."""
+        if not seconds and self._pumping is None:
+            self._writer.write(data)
+            await self._writer.drain()
+            return
+        await self._room.acquire()
+        self._due.append((asyncio.get_running_loop().time() + seconds, data))
+        if self._pumping is None:
+            self._pumping = asyncio.create_task(self._pump(), name="proxy: late bytes")
+
+    def end(self) -> None:
+        """Drop what is still on its way."""
+        if self._pumping is not None:
+            self._pumping.cancel()
+
+    async def _pump(self) -> None:
+        clock = asyncio.get_running_loop().time
+        try:
+            while self._due:
+                due, data = self._due[0]
+                await asyncio.sleep(max(0.0, due - clock()))
+                self._due.popleft()
+                self._room.release()
+                self._writer.write(data)
+                await self._writer.drain()
+        except OSError:
+            pass  # its reader finds the end
+        finally:
+            self._pumping = None
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or 5432

@@ -16,7 +16,7 @@ import pytest
 from clusters import CHANNEL, Tables, heard, tables
 from tally import holds
 
-from strandline.cluster import duties, lease
+from strandline.cluster import claims, duties, lease
 from strandline.cluster.balancer import Balancer
 from strandline.cluster.leading import Term, log_brake, look, mark_dead, publish
 from strandline.cluster.lease import LEADER, Leadership
@@ -857,6 +857,37 @@ async def test_a_row_that_somebody_has_locked_holds_up_nothing_else(database_url
 
 async def is_planned(found: Tables, wanted: dict[str, str | None]) -> bool:
     return await found.targets() == wanted
+
+
+async def test_plans_and_releases_of_the_same_work_do_not_block_each_other(
+    database_url: str,
+) -> None:
+    """A node that drains gives up what the leader gives to others at the same moment."""
+    async with tables(database_url, connections=4) as found:
+        a, b = await found.node("a"), await found.node("b")
+        works = [f"w{n:03d}" for n in range(200)]
+        await found.work(*works, owner=b)
+        term = await found.leads(a)
+
+        async def later(seconds: float, op: Op[Any]) -> None:
+            await asyncio.sleep(seconds)
+            await found.run(op)
+
+        for number in range(30):
+            await found.one(
+                "UPDATE strandline.assignments SET owner = $1, target = $1, epoch = 1", b.id
+            )
+            backwards = dict.fromkeys(reversed(works), a.id)
+            gives = (
+                claims.give_back(b, channel=CHANNEL),
+                claims.release(b, dict.fromkeys(works, 1), channel=CHANNEL),
+            )
+            begun = time.monotonic()
+            await asyncio.gather(  # a deadlock fails one of them after a second
+                later(0.001 * (number % 5), publish(term, backwards, "{}")),
+                later(0.001 * (number // 6), gives[number % 2]),
+            )
+            assert time.monotonic() - begun < 1.0
 
 
 async def test_looks_that_fail_are_tried_again_within_a_beat(database_url: str) -> None:

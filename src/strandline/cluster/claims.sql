@@ -1,4 +1,5 @@
 -- What a node runs: offered, looked at, claimed, released. Each statement alone decides, by rows locked in it.
+-- The order of locks is work, assignments, cluster; counting, unlike EXISTS, has all rows written before the version.
 
 -- name: offer_work(offered text, channel text) :one
 -- Work that this node's code can run; what it needs follows the code. changed: rows that were new or another.
@@ -68,7 +69,7 @@ WITH node AS MATERIALIZED (
      WHERE a.work = f.work
     RETURNING a.work, a.epoch
 ), bumped AS (
-    UPDATE {schema}.cluster c SET version = c.version + 1 WHERE EXISTS (SELECT FROM claimed)
+    UPDATE {schema}.cluster c SET version = c.version + 1 WHERE (SELECT count(*) FROM claimed) > 0
     RETURNING pg_notify($5, 'claimed') AS told
 ), logged AS (
     INSERT INTO {schema}.node_log (kind, node, name, work, epoch, detail)
@@ -96,7 +97,7 @@ WITH mine AS MATERIALIZED (
      WHERE a.work = m.work
     RETURNING a.work, a.epoch
 ), bumped AS (
-    UPDATE {schema}.cluster c SET version = c.version + 1 WHERE EXISTS (SELECT FROM released)
+    UPDATE {schema}.cluster c SET version = c.version + 1 WHERE (SELECT count(*) FROM released) > 0
     RETURNING pg_notify($5, 'released') AS told
 ), logged AS (
     INSERT INTO {schema}.node_log (kind, node, name, work, epoch, detail)
@@ -120,7 +121,7 @@ WITH mine AS MATERIALIZED (
      WHERE a.work = m.work
     RETURNING a.work, a.epoch
 ), bumped AS (
-    UPDATE {schema}.cluster c SET version = c.version + 1 WHERE EXISTS (SELECT FROM released)
+    UPDATE {schema}.cluster c SET version = c.version + 1 WHERE (SELECT count(*) FROM released) > 0
     RETURNING pg_notify($3, 'released') AS told
 ), logged AS (
     INSERT INTO {schema}.node_log (kind, node, name, detail)
@@ -163,7 +164,7 @@ WITH mine AS MATERIALIZED (
      WHERE a.work = m.work
     RETURNING a.work, a.epoch
 ), bumped AS (
-    UPDATE {schema}.cluster c SET version = c.version + 1 WHERE EXISTS (SELECT FROM released)
+    UPDATE {schema}.cluster c SET version = c.version + 1 WHERE (SELECT count(*) FROM released) > 0
     RETURNING pg_notify($7, 'avoided') AS told
 ), logged AS (
     INSERT INTO {schema}.node_log (kind, node, name, work, epoch, detail)

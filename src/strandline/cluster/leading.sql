@@ -1,8 +1,8 @@
 -- The statements of a leader; used by leading.py. Each is one statement in autocommit. Those that write
 -- share-lock the lease under (holder, epoch) first: a take-over needs that row alone, so they come before it
 -- whole, or find another holder and write nothing. FOR KEY SHARE would let the take-over pass.
--- The order of locks is lease, nodes, work, assignments, cluster; rows that others have locked are left for
--- the next look, so the leader waits for nobody.
+-- The order of locks is lease, nodes, work, assignments, cluster; the last one comes when all others are taken,
+-- so it asks for their count. Rows that others have locked are left for the next look: the leader waits for nobody.
 
 -- name: look(me uuid, epoch bigint, grace double precision) :one
 -- Everything that a plan is made of, in one snapshot, as JSON. leads: the caller holds the lease under this epoch.

@@ -114,11 +114,11 @@ WITH meant AS MATERIALIZED (
       FROM meant m WHERE w.name = m.name
     RETURNING w.name
 ), held AS MATERIALIZED (
-    SELECT a.work FROM {schema}.assignments a
+    SELECT a.work, a.target FROM {schema}.assignments a
      WHERE a.work IN (SELECT r.name FROM rested r) ORDER BY a.work FOR UPDATE
-), stopped AS (
+), stopped AS (  -- by the target that the lock found: a plan may just have set it
     UPDATE {schema}.assignments a SET target = NULL, target_at = clock_timestamp()
-      FROM held h WHERE a.work = h.work AND a.target IS NOT NULL
+      FROM held h WHERE a.work = h.work AND h.target IS NOT NULL
     RETURNING a.work
 ), done AS MATERIALIZED (
     SELECT count(*) + (SELECT count(*) FROM stopped) AS news FROM meant WHERE NOT is_ours
@@ -139,7 +139,7 @@ WITH meant AS MATERIALIZED (
       FROM meant m WHERE w.name = m.name
     RETURNING w.name
 ), bumped AS (
-    UPDATE {schema}.cluster SET version = version + 1 WHERE EXISTS (SELECT FROM ended)
+    UPDATE {schema}.cluster SET version = version + 1 WHERE (SELECT count(*) FROM ended) > 0
 ), told AS (
     SELECT pg_notify($2, 'work') WHERE EXISTS (SELECT FROM ended)
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Protocol
@@ -18,6 +19,10 @@ class Clock(Protocol):
         """The wall clock, in UTC. For people and records, never for deadlines."""
         ...
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait until *seconds* have gone by on this clock."""
+        ...
+
 
 class SystemClock:
     """The clock of this machine."""
@@ -29,3 +34,7 @@ class SystemClock:
     def now(self) -> datetime:
         """See ``Clock``."""
         return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        """See ``Clock``."""
+        await asyncio.sleep(seconds)

@@ -205,3 +205,26 @@ async def test_statistics_tell_the_age_of_the_last_good_step() -> None:
 
     assert loop.statistics().seconds_since_success == pytest.approx(42)
     await loop.stop()
+
+
+async def test_a_manual_clock_wakes_its_sleepers_when_their_time_has_come() -> None:
+    clock = ManualClock()
+    woken: list[float] = []
+
+    async def sleeper(seconds: float) -> None:
+        await clock.sleep(seconds)
+        woken.append(seconds)
+
+    tasks = [asyncio.create_task(sleeper(one)) for one in (0.5, 0.25, 2.0, 0.0)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (woken, clock.sleeping) == ([0.0], (0.25, 0.5, 2.0))
+
+    clock.advance(0.25)
+    clock.advance(0.25)
+    await asyncio.wait(tasks[:2])
+    assert sorted(woken) == [0.0, 0.25, 0.5]
+
+    tasks[2].cancel()
+    await asyncio.wait(tasks)
+    assert clock.sleeping == ()

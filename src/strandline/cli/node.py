@@ -202,8 +202,6 @@ def log_to_stderr(level: str) -> None:
     logger = logging.getLogger("strandline")
     logger.addHandler(handler)
     logger.setLevel(level.upper())
-    # What is tried again is logged by us; stamina's own words would come without context.
-    logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 def _with_options(

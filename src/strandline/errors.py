@@ -9,6 +9,7 @@
     │   ├── UnknownProjection
     │   ├── UnregisteredEvent
     │   ├── NotOpen
+    │   ├── RebuildFailed
     │   └── TransactionFailed
     ├── InvalidInput            change what you passed; nothing was written
     │   ├── InvalidStream
@@ -21,13 +22,17 @@
     ├── ConflictError           read again, decide again
     │   ├── WrongVersion
     │   ├── DuplicateEvent
-    │   └── StreamArchived
+    │   ├── StreamArchived
+    │   ├── RebuildUnderWay
+    │   └── RebuildCancelled
     ├── OwnershipLost           stop writing at once; another owner exists or may exist
     │   ├── LeaseLost
     │   ├── CheckpointMoved
     │   └── NodeEvicted
     ├── Unavailable             wait and try again; nothing was decided
     │   ├── DatabaseUnavailable
+    │   │   ├── DatabaseReadOnly
+    │   │   └── DiskFull
     │   ├── PoolExhausted
     │   ├── AnswerTimedOut
     │   ├── OutcomeUnknown
@@ -45,6 +50,18 @@ from __future__ import annotations
 
 class StrandlineError(Exception):
     """Base of everything strandline raises on purpose."""
+
+
+TO_THE_PROCESS = (KeyboardInterrupt, SystemExit)
+"""What the user's code raises to end the process, and not for us to judge."""
+
+
+def shown(error: BaseException) -> str:
+    """*error* for a message; its class and how to show it may be the user's, and raise as well."""
+    try:
+        return repr(error)
+    except Exception:  # the user's code raises anything
+        return type(error).__name__
 
 
 # ---- SetupError: fix the program or its settings
@@ -90,6 +107,10 @@ class UnregisteredEvent(SetupError):
 
 class NotOpen(SetupError):
     """The app is used before it is opened or after it is closed."""
+
+
+class RebuildFailed(SetupError):
+    """A rebuild cannot be begun or ended as things are; what served before goes on serving."""
 
 
 class TransactionFailed(SetupError):
@@ -181,6 +202,14 @@ class StreamArchived(ConflictError):
         self.tenant = tenant
 
 
+class RebuildUnderWay(ConflictError):
+    """A projection is being rebuilt or verified already. Nothing was begun."""
+
+
+class RebuildCancelled(ConflictError):
+    """Somebody cancelled the rebuild while it was waited for; what served before goes on serving."""
+
+
 # ---- OwnershipLost: stop writing at once
 
 
@@ -235,6 +264,20 @@ class Unavailable(StrandlineError):
 
 class DatabaseUnavailable(Unavailable):
     """PostgreSQL cannot be reached, is starting or shutting down, or dropped the connection."""
+
+
+class DatabaseReadOnly(DatabaseUnavailable):
+    """PostgreSQL answers, but takes no writes: a standby, or ``default_transaction_read_only``.
+
+    Reads go on. Find out who has set it, or wait for the fail-over to end; shards go on by themselves.
+    """
+
+
+class DiskFull(DatabaseUnavailable):
+    """PostgreSQL has no room left for what is written (SQLSTATE 53100).
+
+    Reads go on. Make room on the server's disk; shards go on by themselves at their next try.
+    """
 
 
 class PoolExhausted(Unavailable):
@@ -295,3 +338,4 @@ class ApplyFailed(EventFailure):
         super().__init__(f"{projection}{at}: {reason}")
         self.projection = projection
         self.position = position
+        self.reason = reason

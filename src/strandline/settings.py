@@ -12,12 +12,16 @@ from typing import Any
 from strandline.errors import InvalidSetting
 
 PREFIX = "STRANDLINE_"
+LONGEST_SCHEMA = 48  # bytes: names of channels begin with it, and have 63
 
 CHOICES = {
     "mode": ("cluster", "follower", "solo"),
     "pulse": ("", "process", "thread", "loop"),
     "pooler": ("none", "transaction"),
     "on_evicted": ("rejoin", "exit"),
+    "on_apply_failed": ("pause", "skip", "park"),
+    "on_undecodable": ("pause", "skip", "park"),
+    "on_unknown_type": ("ignore", "pause", "skip", "park"),
 }
 
 
@@ -66,11 +70,28 @@ class Settings:
 
     page_events: int = option(1_000, "events an agent takes at once", least=1)
     table_page_events: int = option(20_000, "events a table projection folds at once", least=1)
+    rebuild_page_events: int = option(
+        10_000, "events a rebuild takes at once: it has no readers that wait", least=1
+    )
+    rebuilds_at_once: int = option(
+        2, "rebuilds under way in the cluster at the most; others wait", least=1
+    )
     page_bytes: int = option(16_777_216, "JSON of one page held in memory, about", least=65_536)
     cached_documents: int = option(20_000, "documents an agent keeps between batches", least=0)
 
     failure_pause: float = option(
         30.0, "seconds a shard rests once every try of a batch has failed", least=0.0
+    )
+    longest_failure_pause: float = option(
+        300.0, "seconds that pause grows to, doubling while no batch succeeds between", least=0.0
+    )
+    on_apply_failed: str = option(
+        "park", "event whose handler raises: pause, skip, or park; a projection may say otherwise"
+    )
+    on_undecodable: str = option("park", "event whose JSON does not fit its class: as above")
+    on_unknown_type: str = option("ignore", "event no class is registered for: ignore, or as above")
+    letters_kept_days: float = option(
+        30.0, "days a dead letter is kept once it is resolved, discarded or superseded", least=0.0
     )
     poll_interval: float = option(0.5, "seconds between looks without any notice", least=0.01)
     notify_interval: float = option(0.01, "seconds between notices of one process", least=0.001)
@@ -156,8 +177,8 @@ class Settings:
             if getattr(self, name) not in known:
                 words = ", ".join(repr(one) for one in known)
                 raise InvalidSetting(name, getattr(self, name), f"one of {words}")
-        if not self.schema or "\0" in self.schema or len(self.schema.encode()) > 63:
-            raise InvalidSetting("schema", self.schema, "1 to 63 bytes, no NUL")
+        if not self.schema or "\0" in self.schema or len(self.schema.encode()) > LONGEST_SCHEMA:
+            raise InvalidSetting("schema", self.schema, f"1 to {LONGEST_SCHEMA} bytes, no NUL")
         self._refuse_what_does_not_fit()
 
     def _refuse_what_does_not_fit(self) -> None:

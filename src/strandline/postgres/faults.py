@@ -16,7 +16,9 @@ import asyncpg
 
 from strandline.errors import (
     AnswerTimedOut,
+    DatabaseReadOnly,
     DatabaseUnavailable,
+    DiskFull,
     DuplicateEvent,
     InvalidEvent,
     InvalidInput,
@@ -31,11 +33,11 @@ from strandline.errors import (
 # Classes that mean "not now": connection, resources, operator intervention, system error.
 _WAIT_CLASSES = ("08", "53", "57", "58")
 READ_ONLY = "25006"  # a standby, after a fail-over
+DISK_FULL = "53100"
 _WAIT_CODES = {
     "40001",  # serialization failure
     "40P01",  # deadlock detected
     "55P03",  # lock not available
-    READ_ONLY,
     "25P03",  # idle-in-transaction time-out
     "XX000",
 }
@@ -78,7 +80,7 @@ def _translated(error: Exception, what: str) -> Exception:  # noqa: PLR0911 - a 
         return _own(error, state)
     if state == "57014" or isinstance(error, TimeoutError):
         return AnswerTimedOut(f"{what}: no answer in time ({error or 'timed out'})")
-    if refused := _refused(error, state, what):
+    if refused := _refused(error, state, what) or _unwritable(error, state, what):
         return refused
     if state in _WAIT_CODES or state[:2] in _WAIT_CLASSES:
         return DatabaseUnavailable(f"{what}: {error} (SQLSTATE {state}); wait and try again")
@@ -112,7 +114,7 @@ def _refused(error: Exception, state: str, what: str) -> StrandlineError | None:
             " before it; `strandline doctor` shows who has how many"
         )
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
-        return DatabaseUnavailable(
+        return DatabaseReadOnly(
             f"{what}: none of the servers takes writes now (each is a standby, or read-only by"
             " default_transaction_read_only); wait and try again"
         )
@@ -120,6 +122,20 @@ def _refused(error: Exception, state: str, what: str) -> StrandlineError | None:
         return DatabaseUnavailable(
             f"{what}: the pooler takes no more clients ({words}): raise its max_client_conn, or"
             " lower work_connections"
+        )
+    return None
+
+
+def _unwritable(error: Exception, state: str, what: str) -> StrandlineError | None:
+    """A server that answers but takes no writes, with what to do about it."""
+    if state == READ_ONLY:
+        return DatabaseReadOnly(
+            f"{what}: the server takes no writes now ({error}): it is a standby, or"
+            " default_transaction_read_only is set; wait for the fail-over, or reset it"
+        )
+    if state == DISK_FULL:
+        return DiskFull(
+            f"{what}: the server has no room left ({error}): make room on its disk, then it goes on"
         )
     return None
 

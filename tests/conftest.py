@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from strandline import backoff
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,3 +32,9 @@ def server_url(strandline_server: str) -> str:
 def database_url(strandline_database: str) -> str:
     """A fresh, migrated database."""
     return strandline_database
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards try again at once what failed."""
+    monkeypatch.setattr(backoff, "WORK", replace(backoff.WORK, first=0.0, jitter=0.0))

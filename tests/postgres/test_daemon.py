@@ -8,7 +8,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-import stamina
 from tally import (
     Positions,
     Seen,
@@ -25,6 +24,7 @@ from tally import (
 
 from strandline.app import App
 from strandline.errors import ApplyFailed
+from strandline.projections.failure_policy import ErrorPolicy
 from strandline.projections.handlers import apply
 from strandline.projections.single_stream import SingleStream
 from strandline.testing.faults import Proxy
@@ -33,14 +33,6 @@ from strandline.testing.leaks import no_leaks
 
 def solo_app(url: str, **settings: Any) -> App:
     return tally_app(url, mode="solo", **settings)
-
-
-@pytest.fixture
-def impatient():
-    """Failures are tried again at once."""
-    stamina.set_testing(True, attempts=4)
-    yield
-    stamina.set_testing(False)
 
 
 # ---- whatever breaks in between
@@ -173,7 +165,7 @@ def picky_app(url: str) -> tuple[App, set[int]]:
     app = tally_app(url, page_events=10)
     poison: set[int] = set()
 
-    @app.projection("picky")
+    @app.projection("picky", on_error=ErrorPolicy(apply="pause"))
     class Picky(SingleStream[Seen]):
         @apply
         def ticked(self, seen: Seen, event: Ticked) -> None:

@@ -7,24 +7,16 @@ import contextlib
 from typing import Any
 
 import pytest
-import stamina
 from tally import Dropped, Ticked, committed, connected, end_backends, fill, holds, tally_app
 
 from strandline.app import App, Transaction
 from strandline.errors import TransactionFailed
 from strandline.events.event import Unknown
+from strandline.projections.failure_policy import ErrorPolicy
 from strandline.projections.subscription import EventBatch
 from strandline.testing.faults import Proxy
 
 CREATE = "CREATE TABLE public.seen (n bigint GENERATED ALWAYS AS IDENTITY, position bigint)"
-
-
-@pytest.fixture
-def impatient():
-    """Failures are tried again at once."""
-    stamina.set_testing(True, attempts=4)
-    yield
-    stamina.set_testing(False)
 
 
 def following_app(url: str, **settings: Any) -> App:
@@ -85,7 +77,7 @@ async def test_a_function_that_fails_has_done_nothing(database_url: str, impatie
     app = tally_app(database_url)
     fails = True
 
-    @app.subscription("follower")
+    @app.subscription("follower", on_error=ErrorPolicy(apply="pause"))
     async def follow(batch: EventBatch, tx: Transaction) -> None:
         for event in batch:
             await tx.execute("INSERT INTO public.seen (position) VALUES ($1)", event.position)
@@ -225,7 +217,7 @@ async def test_an_error_of_the_database_that_the_function_hides_is_not_taken_for
     app = tally_app(database_url)
     hides = True
 
-    @app.subscription("careless")
+    @app.subscription("careless", on_error=ErrorPolicy(apply="pause"))
     async def follow(batch: EventBatch, tx: Transaction) -> None:
         for event in batch:
             await tx.execute("INSERT INTO public.seen (position) VALUES ($1)", event.position)

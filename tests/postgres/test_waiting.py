@@ -84,7 +84,7 @@ async def test_inline_and_live_projections_need_no_waiting(database_url: str) ->
 async def test_catching_up_ends_with_the_failure_of_a_projection_that_pauses(
     database_url: str,
 ) -> None:
-    app = tally_app(database_url)
+    app = tally_app(database_url, on_apply_failed="pause")
 
     @app.subscription("refuses")
     async def refuse(batch: EventBatch) -> None:

@@ -57,6 +57,7 @@ COMMIT_DOCUMENTS = _sql.one("commit_documents", Moved)
 RESET = _sql.none("reset_shard")
 POSITIONS = _sql.many("read_positions", ShardPosition)
 TELL = _sql.none("tell_status")
+TAKE_WRITE = _sql.none("take_write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +163,42 @@ def positions(shards: list[str]) -> Op[dict[str, int]]:
     return {row.name: row.position for row in rows}
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What an agent says of a failure that it has not got over.
+
+    Attributes:
+        failure: JSON, see ``failures.Failure.json``.
+        attempts: Tries since the last batch that was committed, or since the last pause.
+        pauses: Pauses since then.
+        seconds: Until the next try; None if there will be none.
+    """
+
+    reason: str
+    failure: str
+    category: str
+    phase: str
+    attempts: int
+    pauses: int
+    seconds: float | None
+
+
 def tell(
-    shard: str,
-    state: str,
-    *,
-    node: str,
-    reason: str = "",
-    failure: str | None = None,
-    rate: float = 0,
+    shard: str, state: str, *, node: str, rate: float = 0, trouble: Trouble | None = None
 ) -> Op[None]:
     """Write down how an agent is doing, for people."""
-    yield from none(TELL, shard, state, node, reason, failure, rate)
+    t = trouble
+    if t is None:
+        yield from none(TELL, shard, state, node, "", None, rate, None, None, 0, 0, None)
+        return
+    what = (t.reason, t.failure, rate, t.category, t.phase, t.attempts, t.pauses, t.seconds)
+    yield from none(TELL, shard, state, node, *what)
+
+
+def take_write() -> Op[None]:
+    """Nothing, if the server takes writes.
+
+    Raises:
+        Unavailable: It does not, or does not answer.
+    """
+    yield from none(TAKE_WRITE)

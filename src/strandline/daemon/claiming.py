@@ -8,10 +8,9 @@ from uuid import UUID
 
 from strandline.daemon import breaker
 from strandline.daemon import checkpoint as checkpoints
+from strandline.daemon.agent_parts import Surroundings
 from strandline.daemon.checkpoint import Checkpoint
 from strandline.errors import CheckpointMoved, DatabaseUnavailable
-from strandline.postgres.pools import Pool
-from strandline.telemetry.signals import Signals
 
 log = logging.getLogger("strandline.agent")
 
@@ -22,12 +21,9 @@ class Claiming:
     Args:
         shard: Its name.
         owner: The node's id.
-        node: The node's name.
+        around: What agents of the node share.
         granted: Epoch of the assignment under which it may be claimed; None where nobody assigns.
         start: Where a shard begins that has never run.
-        pool: Where it claims.
-        control: Where it ends who holds the shard up.
-        signals: Told ``shard_claimed``.
         is_over: Whether the agent was told to stop meanwhile.
     """
 
@@ -35,23 +31,20 @@ class Claiming:
         self,
         shard: str,
         owner: UUID,
-        node: str,
+        around: Surroundings,
         *,
         granted: int | None,
         start: int,
-        pool: Pool,
-        control: Pool,
-        signals: Signals,
         is_over: Callable[[], bool],
     ) -> None:
         self._shard = shard
         self._owner = owner
-        self._node = node
+        self._node = around.node
         self._granted = granted
         self._start = start
-        self._pool = pool
-        self._control = control
-        self._signals = signals
+        self._pool = around.pool
+        self._control = around.control
+        self._signals = around.signals
         self._is_over = is_over
 
     async def checkpoint(self, before: Checkpoint | None) -> Checkpoint:

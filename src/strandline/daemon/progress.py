@@ -29,6 +29,13 @@ class ShardProgress:
         label: Of its projection or subscription.
         wanted: Into how many shards that is to be cut; what it is cut into, when it stays so.
         seal: Where the shard must stop until all the others have come there too.
+        reason: What a paused shard fails with; empty otherwise.
+        failure: Its facts as JSON: class, message, cause, handler, position, stream, version, type.
+        category: ``apply``, ``undecodable``, ``unknown_type``, ``database``, ``ownership``, ``other``.
+        phase: What failed: ``start``, ``fetch``, ``apply``, ``commit`` or ``stop``.
+        attempts: Tries that failed before the pause.
+        pauses: Pauses since the last batch that was committed.
+        next_at: When a paused shard is tried again.
     """
 
     label: str
@@ -45,6 +52,11 @@ class ShardProgress:
     rate: float
     changed_at: datetime | None
     waiting_since: datetime | None
+    category: str | None = None
+    phase: str | None = None
+    attempts: int = 0
+    pauses: int = 0
+    next_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

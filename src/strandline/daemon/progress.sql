@@ -8,13 +8,15 @@ WITH cut AS (
     SELECT l.label, coalesce(c.parts, 1) AS parts, coalesce(c.wanted, c.parts, 1) AS wanted
       FROM unnest($1::text[]) AS l(label)
       LEFT JOIN {schema}.slicings c ON c.label = l.label
+     WHERE NOT EXISTS (SELECT FROM {schema}.lifecycles k WHERE k.label = l.label AND k.lifecycle = 'retired')
 )
 SELECT c.label, c.label || CASE WHEN c.parts = 1 THEN ':all' ELSE ':' || n || '/' || c.parts END AS name,
        c.wanted, CASE WHEN s.claimed_at IS NOT NULL THEN s.position END AS position,
        CASE WHEN s.claimed_at IS NOT NULL THEN s.epoch END AS epoch, s.owner, s.seal,
        t.state, t.node, t.reason, t.failure::text AS failure,
        CASE WHEN t.changed_at > clock_timestamp() - interval '10 seconds' THEN t.rate ELSE 0 END AS rate,
-       t.changed_at, e.recorded_at AS waiting_since
+       t.changed_at, e.recorded_at AS waiting_since, t.category, t.phase,
+       coalesce(t.attempts, 0) AS attempts, coalesce(t.pauses, 0) AS pauses, t.next_at
   FROM cut c
  CROSS JOIN LATERAL generate_series(1, c.parts) AS n
   LEFT JOIN {schema}.shards s
@@ -30,6 +32,7 @@ SELECT c.label, c.label || CASE WHEN c.parts = 1 THEN ':all' ELSE ':' || n || '/
 -- name: positions_of_labels(labels text[]) :many
 -- Where each shard stands that a label is cut into now: one snapshot, so that nobody sees a cut half done. position
 -- is NULL for a shard without a checkpoint. OFFSET 0 keeps it to one look-up a label and a shard.
+-- Nobody waits for a label that is retired: it has no row.
 -- plan: shards_pkey
 SELECT l.label, n.name, s.position
   FROM unnest($1::text[]) AS l(label)
@@ -38,7 +41,8 @@ SELECT l.label, n.name, s.position
  CROSS JOIN LATERAL (
        SELECT l.label || CASE WHEN c.parts > 1 THEN ':' || i || '/' || c.parts ELSE ':all' END AS name
          FROM generate_series(1, c.parts) AS i OFFSET 0) AS n
-  LEFT JOIN LATERAL (SELECT h.position FROM {schema}.shards h WHERE h.name = n.name OFFSET 0) AS s ON true;
+  LEFT JOIN LATERAL (SELECT h.position FROM {schema}.shards h WHERE h.name = n.name OFFSET 0) AS s ON true
+ WHERE NOT EXISTS (SELECT FROM {schema}.lifecycles k WHERE k.label = l.label AND k.lifecycle = 'retired');
 
 -- name: all_shards() :many
 SELECT name, position, epoch, owner, claimed_at FROM {schema}.shards ORDER BY name;

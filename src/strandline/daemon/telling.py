@@ -6,7 +6,6 @@ None of it may hold up or stop the work: what cannot be written in time is left 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from typing import Any
@@ -14,8 +13,8 @@ from uuid import UUID
 
 from strandline.cluster import log as node_log
 from strandline.daemon import checkpoint as checkpoints
-from strandline.daemon.checkpoint import Checkpoint, Owner
-from strandline.errors import EventFailure, OwnershipLost, StrandlineError
+from strandline.daemon.checkpoint import Checkpoint, Owner, Trouble
+from strandline.errors import OwnershipLost
 from strandline.postgres.operations import Answer, Op
 from strandline.postgres.pools import Pool
 from strandline.telemetry.signals import Signals
@@ -48,13 +47,13 @@ class Telling:
             self._last = (now, events)
             await self._note("running", rate=(events - before) / (now - since) if since else 0.0)
 
-    async def paused(self, reason: str, error: Exception) -> None:
-        """It rests, since every try has failed."""
-        await self._note("paused", reason=reason, failure=_failure(error))
+    async def paused(self, trouble: Trouble | None) -> bool:
+        """It rests, since every try has failed; whether that could be written down."""
+        return await self._note("paused", trouble=trouble)
 
-    async def stopped(self) -> None:
-        """It has ended in good order."""
-        await self._note("stopped")
+    async def stopped(self, trouble: Trouble | None = None) -> None:
+        """It has ended; *trouble* if something had failed that it had not got over."""
+        await self._note("stopped", trouble=trouble)
 
     async def lost(self, error: OwnershipLost, held: Checkpoint | None) -> None:
         """The shard is another's: told loudly, with the numbers.
@@ -92,21 +91,17 @@ class Telling:
             )
         )
 
-    async def _note(
-        self, state: str, *, reason: str = "", failure: str | None = None, rate: float = 0.0
-    ) -> None:
+    async def _note(self, state: str, *, rate: float = 0.0, trouble: Trouble | None = None) -> bool:
         self._state = state
-        op = checkpoints.tell(
-            self._shard, state, node=self._node, reason=reason, failure=failure, rate=rate
-        )
-        await self._answer(op)
+        op = checkpoints.tell(self._shard, state, node=self._node, rate=rate, trouble=trouble)
+        return await self._answer(op) != ()
 
     async def _answer(self, op: Op[Answer]) -> tuple[Answer] | tuple[()]:
         """What *op* answers, if it does in time."""
         try:
             async with asyncio.timeout(WITHIN):
                 return (await self._control.run(op),)
-        except (StrandlineError, TimeoutError) as error:
+        except Exception as error:  # whatever it is, the work goes on
             log.debug("a note of shard %s is not written: %r", self._shard, error)
             return ()
 
@@ -123,13 +118,3 @@ def _facts(now: Owner | None) -> dict[str, Any] | None:
         return None
     owner = str(now.owner) if now.owner else None
     return {"owner": owner, "node": now.node, "epoch": now.epoch, "position": now.position}
-
-
-def _failure(error: Exception) -> str:
-    facts: dict[str, Any] = {"class": type(error).__name__, "message": str(error)}
-    if isinstance(error, EventFailure):
-        facts["position"] = getattr(error, "position", 0)
-        facts["type"] = getattr(error, "event_type", None)
-    if error.__cause__ is not None:
-        facts["cause"] = repr(error.__cause__)
-    return json.dumps(facts)

@@ -32,8 +32,9 @@ from tables import (
 from strandline.errors import ApplyFailed, InvalidDefinition, InvalidInput
 from strandline.events.codec import EventTypes
 from strandline.postgres.operations import AsyncpgSession, BlockingSession
-from strandline.projections.table import Fault, TableRows
+from strandline.projections.table import TableRows
 from strandline.projections.table_declaration import Table
+from strandline.projections.table_faults import Fault
 from strandline.projections.table_rules import (
     add,
     column,

@@ -2,6 +2,7 @@
 
     @app.projection("orders", version=1)
     class Orders(sl.Sql):
+        tables = ("orders",)
         setup = "CREATE TABLE IF NOT EXISTS orders (id text PRIMARY KEY, total bigint NOT NULL)"
         reset = "TRUNCATE orders"
         teardown = "DROP TABLE IF EXISTS orders"
@@ -13,6 +14,9 @@
 Handlers are told apart by the annotation of the event, as everywhere: a class, a union, a base class,
 or ``RecordedEvent[X]``. They only queue; what is queued runs in order, in the transaction that moves
 the checkpoint. Keep tenants apart yourself: ``RecordedEvent`` has the tenant.
+
+With ``tables`` it can be rebuilt while it serves: ``setup`` and the handlers run in another schema, of
+the same tables, which then take the place of those that served. So neither may name a schema.
 """
 
 from __future__ import annotations
@@ -34,10 +38,17 @@ from strandline.errors import (
 from strandline.events.codec import Decode, EventTypes
 from strandline.postgres.faults import driver_errors, translated
 from strandline.postgres.operations import AsyncpgSession, Op, none
-from strandline.postgres.statements import Verbatim
+from strandline.postgres.statements import Verbatim, quoted
 from strandline.projections.fold import DATA, POSITION, TYPE, Row, envelope_of
 from strandline.projections.handlers import Handler, _marked, event_classes, handlers_of
 from strandline.projections.projection import Lifecycle, Projection
+from strandline.projections.shadow import LIVE, Pair
+from strandline.projections.sql_shadow import (
+    entered,
+    left,
+    refuse_other_things,
+    refuse_writes_elsewhere,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,12 +101,15 @@ class Sql(Projection):
         setup: Runs before the first event, and again at each start: write IF NOT EXISTS.
         reset: Empties the tables for a rebuild; without it, ``teardown`` and ``setup`` do.
         teardown: Drops the tables.
+        tables: The names of the tables that ``setup`` makes and handlers write to, all of them, as
+            the database has them: without a schema or quotes. Empty: they are rebuilt in place only.
     """
 
     kind: ClassVar[str] = "sql"
     setup: ClassVar[Text] = ()
     reset: ClassVar[Text] = ()
     teardown: ClassVar[Text] = ()
+    tables: ClassVar[Sequence[str]] = ()
 
     steps: dict[type[Any], tuple[_Step, ...]]
 
@@ -114,6 +128,7 @@ class Sql(Projection):
             raise InvalidDefinition(
                 f"projection {self.name!r}: SQL writes to tables; it is inline or async, not live"
             )
+        self._check_tables()
         steps: dict[type[Any], tuple[_Step, ...]] = {}
         for handler in handlers_of(self, names):
             classes, envelope = event_classes(_event_annotation(handler), types)
@@ -126,6 +141,22 @@ class Sql(Projection):
             )
         self.steps = steps
 
+    def _check_tables(self) -> None:
+        if isinstance(self.tables, str):
+            raise InvalidDefinition(
+                f"projection {self.name!r}: tables is a tuple, as in tables = ({self.tables!r},)"
+            )
+        for one in self.tables:
+            if not isinstance(one, str) or not one or "." in one or '"' in one:
+                raise InvalidDefinition(
+                    f"projection {self.name!r}: {one!r} in tables is no name of a table: it stands"
+                    " without schema and quotes, since a rebuild makes it in another schema"
+                )
+        if self.tables and not self.setup:
+            raise InvalidDefinition(
+                f"projection {self.name!r}: tables are made by setup, which is empty"
+            )
+
 
 class OwnTables:
     """What an SQL projection does to the tables. Methods answer operations, unless they say so.
@@ -134,12 +165,14 @@ class OwnTables:
         takes_turns: Inline, appends to it take turns: rows may gather from many streams.
         names: The stored names of the events it handles.
         wants_envelope: Whether rows must have all nine columns.
+        place: ``LIVE``: tables are found by the ``search_path``; else the schema they are built in.
     """
 
     takes_turns = True
 
-    def __init__(self, projection: Sql, types: EventTypes) -> None:
+    def __init__(self, projection: Sql, types: EventTypes, place: str = LIVE) -> None:
         self.projection = projection
+        self.place = place
         self.label = projection.label
         self._wanted: dict[str, tuple[Decode, tuple[_Step, ...]]] = {
             name: (types.decoders[name], steps)
@@ -183,34 +216,57 @@ class OwnTables:
                     raise ApplyFailed(self.label, reason, position=sql.position) from error
         return sql.queued
 
-    def apply(self, queued: Iterable[Queued]) -> Op[None]:
+    def apply(self, queued: Iterable[Queued], owner: str = "") -> Op[None]:
         """Run what was queued, in order, one at a time: on any session.
+
+        Args:
+            queued: By handlers.
+            owner: See ``apply_in_runs``.
 
         Raises:
             ApplyFailed: A statement failed; the transaction cannot go on.
         """
         for one in queued:
             try:
-                yield from none(_statement(one.text), *one.arguments)
+                yield from none(_statement(_of(owner, one.text)), *one.arguments)
             except (Unavailable, OwnershipLost):
                 raise
             except Exception as error:  # the driver's too
                 raise self._blamed(error, one) from error
 
-    async def apply_in_runs(self, session: AsyncpgSession, queued: Iterable[Queued]) -> None:
+    async def apply_in_runs(
+        self, session: AsyncpgSession, queued: Iterable[Queued], owner: str = ""
+    ) -> None:
         """Run what was queued, in order; neighbours of the same text go to the server together.
+
+        Args:
+            session: In a transaction.
+            queued: By handlers.
+            owner: Shard and epoch. Connections keep statements with the types their parameters had
+                when they were first run, and a build, or the swap, may have changed those of the
+                columns: so no statement is kept longer than a claim.
 
         Raises:
             ApplyFailed: A statement failed; the transaction cannot go on. Its position is told
                 when it ran alone.
+            InvalidDefinition: In a build, they wrote to other tables than its own.
         """
+        if self.place != LIVE:
+            await session.run(entered(self.place))
+        await self._in_runs(session, queued, owner)
+        if self.place != LIVE:
+            await session.run(refuse_writes_elsewhere(self.label, self.place))
+            await session.run(refuse_other_things(self.label, self.place, self.projection.tables))
+
+    async def _in_runs(self, session: AsyncpgSession, queued: Iterable[Queued], owner: str) -> None:
         for text, run in itertools.groupby(queued, key=lambda one: one.text):
             together = list(run)
             if len(together) == 1:
-                await session.run(self.apply(together))
+                await session.run(self.apply(together, owner))
                 continue
             try:
-                await session.connection.executemany(text, [one.arguments for one in together])
+                arguments = [one.arguments for one in together]
+                await session.connection.executemany(_of(owner, text), arguments)
             except driver_errors() as error:
                 failed = self._blamed(
                     translated(error, "your SQL"), together[0]._replace(position=0)
@@ -226,12 +282,25 @@ class OwnTables:
         yield from self.apply(self.collect(rows))
 
     def create(self) -> Op[None]:
-        """Run ``setup``.
+        """Run ``setup``; in a build inside a transaction.
 
         Raises:
-            InvalidDefinition: It failed.
+            InvalidDefinition: It failed, or has not made in the build's place what it should.
         """
+        if self.place == LIVE:
+            yield from self._run("setup", self.projection.setup)
+            return
+        before = yield from entered(self.place)
         yield from self._run("setup", self.projection.setup)
+        yield from left(before)
+        yield from refuse_other_things(self.label, self.place, self.projection.tables)
+
+    def tables(self) -> Sequence[Pair]:
+        """See ``Swappable``. No operation. ``with_keys`` finds their keys."""
+        return tuple(
+            Pair(quoted(name), f"{self.place}.{quoted(name)}", ())
+            for name in self.projection.tables
+        )
 
     def empty(self) -> Op[None]:
         """Run ``reset``, or ``teardown`` and ``setup``.
@@ -273,6 +342,10 @@ class OwnTables:
             return error
         reason = f"{one.handler}: {_told(error)} ({' '.join(one.text.split())[:80]})"
         return ApplyFailed(self.label, reason, position=one.position)
+
+
+def _of(owner: str, text: str) -> str:
+    return f"{text}\n-- {owner}" if owner else text
 
 
 def _statement(text: str) -> Verbatim:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from strandline.errors import ApplyFailed, InvalidDefinition, InvalidEvent, InvalidInput
-from strandline.postgres.faults import sqlstate
+from strandline.errors import ApplyFailed, InvalidDefinition, InvalidInput
 from strandline.postgres.operations import Call, Op, many, none, one
-from strandline.postgres.statements import SqlFile, Statement, moved_up, quoted
+from strandline.postgres.statements import Parameter, SqlFile, Statement, moved_up, quoted
 from strandline.projections.column_types import constant_sql
+from strandline.projections.documents import Key
 from strandline.projections.event_fields import Kind
+from strandline.projections.shadow import LIVE, Pair
 from strandline.projections.slice import WHOLE, Slice
-from strandline.projections.table_declaration import Line, Table, index_columns
-from strandline.projections.table_fold import Fold, array, in_slice
+from strandline.projections.table_declaration import Table, index_columns
+from strandline.projections.table_faults import Fault, TableFaults, columns_of, unstorable
+from strandline.projections.table_fold import EVERY_ROW, Fold, Within, row_name
 from strandline.projections.table_rules import Column
-from strandline.projections.table_values import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,6 @@ class Count:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """An event whose value does not fit a column."""
-
-    position: int
-    column: str
-    reason: str
-
-
 _sql = SqlFile(__name__)
 _CREATE = _sql.none("create_table")
 _INDEX = _sql.none("create_table_index")
@@ -53,11 +45,10 @@ _COLUMNS = _sql.many("table_columns", ColumnRow)
 _EMPTY = _sql.none("empty_table")
 _DROP = _sql.none("drop_table")
 _FOLD = _sql.none("fold_events")
-_PROBE = _sql.one("probe_value", Count)
 _QUERY = _sql.many("query_rows", tuple)
 _COUNT = _sql.one("count_rows", Count)
 
-_CANNOT_STORE = ("22", "23", "54")  # bad data, constraints, limits such as the size of a key
+NAMES = (Parameter("tenants", "text[]"), Parameter("names", "text[]"))
 
 
 class TableRows:
@@ -67,28 +58,32 @@ class TableRows:
         takes_turns: Inline, appends to it take turns: rows gather from many streams.
         names: The stored names of the events it handles.
         row: The class of its rows: ``tenant`` and the declared columns.
+        place: The schema of the table, as SQL.
+        table: The table with its schema, as SQL.
+        faults: Finds out what fails, and puts aside what waits for it.
     """
 
     takes_turns = True
 
-    def __init__(self, projection: Table) -> None:
+    def __init__(self, projection: Table, place: str = LIVE, within: Within = EVERY_ROW) -> None:
         self.projection = projection
+        self.place = place
         self.label = projection.label
         self.names = tuple(dict.fromkeys(name for one in projection.lines for name in one.names))
         self.columns = projection.columns_of_table
         self.row = _row_class(projection)
-        self.table = quoted(projection.table)
+        self.table = f"{place}.{quoted(projection.table)}"
         self._create = [_created(projection, self.table), *_indexes(projection, self.table)]
         self._columns = _COLUMNS.about(table=self.table)
         self._empty = _EMPTY.about(table=self.table)
         self._drop = _DROP.about(table=self.table)
-        fold = Fold(projection)
-        fragments = fold.fragments()
+        self._fragments = Fold(projection, within)
+        fragments = self._fragments.fragments()
         winners = fragments.pop("winners")  # first: it names others
         self._fold = _FOLD.about(winners=winners, table=self.table, **fragments)
-        self._slice = fold.slice
-        self._folds: dict[Slice, Statement[Any]] = {}
+        self._folds: dict[tuple[Slice, bool, bool], Statement[Any]] = {}
         self.fold = self.fold_of(WHOLE)
+        self.faults = TableFaults(projection, self._fragments, self._folded)
         self._selected = ", ".join(["tenant", *(_selected(column) for column in self.columns)])
 
     def create(self) -> Op[None]:
@@ -110,23 +105,57 @@ class TableRows:
         """Drop the table."""
         yield from none(self._drop)
 
-    def fold_of(self, part: Slice) -> Statement[Any]:
-        """The statement that folds events into the rows of *part*. No operation."""
-        found = self._folds.get(part)
+    def fold_of(self, part: Slice, *, spared: bool = False, only: bool = False) -> Statement[Any]:
+        """The statement that folds events into the rows of *part*. No operation.
+
+        With *spared* and *only* it has parameters more: tenants and names of rows that it leaves
+        alone, and of the only ones.
+        """
+        which = (part, spared, only)
+        found = self._folds.get(which)
         if found is None:
-            found = self._folds[part] = self._fold.about(slice=self._slice(part))
+            found = self._folds[which] = self._made_fold(*which)
         return found
 
-    def apply(self, floor: int, ceiling: int, part: Slice = WHOLE) -> Op[None]:
+    def apply(
+        self,
+        floor: int,
+        ceiling: int,
+        part: Slice = WHOLE,
+        *,
+        spared: Collection[Key] = (),
+        only: Collection[Key] | None = None,
+    ) -> Op[None]:
         """Fold the events after *floor*, up to *ceiling*, into the rows of *part*, in one statement.
 
         One writer of a slice at a time: run it behind the fence of a checkpoint, in the same
         transaction.
 
+        Args:
+            floor: Events after this position.
+            ceiling: Up to this position.
+            part: Whose rows.
+            spared: Tenants and names of rows that are left as they are.
+            only: Tenants and names of the only rows that are touched; None for any.
+
         Raises:
-            ApplyFailed: PostgreSQL cannot store an outcome; ``find_fault`` says which.
+            ApplyFailed: PostgreSQL cannot store an outcome; ``find_fault`` and ``faults`` say which.
         """
-        yield from self._applied(self.fold_of(part), floor, ceiling, None)
+        fold = self.fold_of(part, spared=bool(spared), only=only is not None)
+        yield from self._applied(fold, floor, ceiling, None, *_further(spared, only))
+
+    def apply_again(
+        self, positions: Sequence[int], only: Collection[Key], part: Slice = WHOLE
+    ) -> Op[None]:
+        """Fold the events at *positions* into the rows *only*, which they were kept from.
+
+        Raises:
+            ApplyFailed: As ``apply``.
+        """
+        if positions:
+            floor, ceiling = min(positions) - 1, max(positions)
+            fold = self.fold_of(part, only=True)
+            yield from self._applied(fold, floor, ceiling, list(positions), *_further((), only))
 
     def apply_positions(self, positions: Sequence[int]) -> Op[None]:
         """Fold the events at *positions*, appended in the same transaction.
@@ -146,32 +175,24 @@ class TableRows:
         """Bring it up to date with *rows*, just appended; their first column is the position."""
         yield from self.apply_positions([row[0] for row in rows])
 
-    def find_fault(self, floor: int, ceiling: int, part: Slice = WHOLE) -> Op[Fault | None]:
+    def tables(self) -> Sequence[Pair]:
+        """See ``Swappable``. No operation."""
+        live = f"{LIVE}.{quoted(self.projection.table)}"
+        keys = ("tenant", *(column.name for column in self.projection.keys))
+        name = row_name(
+            self.projection.keys, [f"d.{quoted(column.name)}" for column in self.projection.keys]
+        )
+        return (Pair(live, self.table, keys, name),)
+
+    def find_fault(
+        self, floor: int, ceiling: int, part: Slice = WHOLE, *, spared: Collection[Key] = ()
+    ) -> Op[Fault | None]:
         """The first value of these events that fits no column of a row of *part*, if any.
 
-        Run it outside a transaction: it finds out by letting statements fail.
+        Run it outside a transaction. Of other failures, as a sum out of range, it knows nothing:
+        ``faults.find_by_trial`` does.
         """
-        faults: list[Fault] = []
-        for line in self.projection.lines:
-            types = array(line.names)
-            keys = [
-                line.keys[one.name].sql(line.cls, one.type, "e") for one in self.projection.keys
-            ]
-            mine = in_slice(part, types, keys)
-            top = ceiling  # behind a key that cannot be read, nobody knows whose the others are
-            for column, value in _values(line, self.columns):
-                probe = _PROBE.about(
-                    value=value.sql(line.cls, column.type, "e"),
-                    types=types,
-                    slice="" if column.key is not None else mine,
-                )
-                reason = (yield from _reason(probe, floor, top)) if top > floor else None
-                if reason is not None:
-                    found = yield from _first(probe, (floor, top), column, reason)
-                    faults.append(found)
-                    if column.key is not None:
-                        top = found.position - 1
-        return min(faults, key=lambda one: one.position, default=None)
+        return (yield from self.faults.find(floor, ceiling, part, spared=spared))
 
     def find(self, key: Any, *, tenant: str) -> Op[Any | None]:
         """The row under *key*, a tuple when there are several key columns; None without one."""
@@ -225,13 +246,38 @@ class TableRows:
                 f" ({names}): raise the version"
             )
 
+    def _made_fold(self, part: Slice, spared: bool, only: bool) -> Statement[Any]:
+        condition, number = self._fragments.slice(part), len(self._fold.parameters) + 1
+        further: list[Parameter] = []
+        for wanted, is_spared in ((spared, True), (only, False)):
+            if wanted:
+                condition += self._fragments.named(number + len(further), spared=is_spared)
+                further += NAMES
+        made = self._fold.about(slice=condition)
+        return replace(made, parameters=(*made.parameters, *further), rendered={})
+
+    def _folded(
+        self,
+        floor: int,
+        ceiling: int,
+        part: Slice,
+        spared: Collection[Key],
+        only: Collection[Key] | None,
+    ) -> Op[None]:
+        yield from self.apply(floor, ceiling, part, spared=spared, only=only)
+
     def _applied(
-        self, fold: Statement[Any], floor: int, ceiling: int, positions: list[int] | None
+        self,
+        fold: Statement[Any],
+        floor: int,
+        ceiling: int,
+        positions: list[int] | None,
+        *further: Any,
     ) -> Op[None]:
         try:
-            yield from none(fold, floor, ceiling, positions)
+            yield from none(fold, floor, ceiling, positions, *further)
         except Exception as error:  # the driver's too
-            reason = _unstorable(error)
+            reason = unstorable(error)
             if reason is None:
                 raise
             raise ApplyFailed(self.label, reason) from error
@@ -313,39 +359,7 @@ def _selected(column: Column) -> str:
     return f"{name}::text AS {name}" if column.type.kind is Kind.JSON else name
 
 
-def _values(line: Line, columns: Iterable[Column]) -> Iterable[tuple[Column, Value]]:
-    """What a line reads from the data, and for which column; keys first."""
-    for column in sorted(columns, key=lambda one: one.key is None):
-        change = line.changes.get(column.name)
-        value = line.keys.get(column.name) or (change.value if change else None)
-        if value is not None and value.reads_data:
-            yield column, value
-
-
-def _unstorable(error: Exception) -> str | None:
-    """Why PostgreSQL cannot store an outcome; None when *error* is about something else."""
-    told: BaseException = error.__cause__ or error if isinstance(error, InvalidEvent) else error
-    return " ".join(str(told).split()) if sqlstate(told)[:2] in _CANNOT_STORE else None
-
-
-def _reason(probe: Statement[Count], floor: int, ceiling: int) -> Op[str | None]:
-    try:
-        yield from one(probe, floor, ceiling)
-    except InvalidEvent as error:
-        return _unstorable(error)
-    return None
-
-
-def _first(
-    probe: Statement[Count], within: tuple[int, int], column: Column, reason: str
-) -> Op[Fault]:
-    """The first event that the probe fails for; it is known to fail in this range."""
-    floor, ceiling = within
-    while ceiling - floor > 1:
-        middle = (floor + ceiling) // 2
-        found = yield from _reason(probe, floor, middle)
-        if found is None:
-            floor = middle
-        else:
-            ceiling, reason = middle, found
-    return Fault(ceiling, column.name, reason)
+def _further(spared: Collection[Key], only: Collection[Key] | None) -> list[Any]:
+    """The parameters that ``fold_of`` adds."""
+    found: list[Any] = [*columns_of(spared)] if spared else []
+    return found if only is None else [*found, *columns_of(only)]

@@ -7,10 +7,12 @@ position, and the lane behind it where one event has several rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from strandline.postgres.statements import quoted
 from strandline.projections.column_types import constant_sql, safe_literal
+from strandline.projections.event_fields import Kind
 from strandline.projections.slice import Slice
 from strandline.projections.table_declaration import Line, Table
 from strandline.projections.table_rules import Change, Column, How, is_text
@@ -18,12 +20,26 @@ from strandline.projections.table_values import POSITION
 
 Build = Callable[[Line], str | None]
 
+LONGEST_NAME = 1000  # bytes of a row's name; an index entry of the letters cannot have 2700
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """The rows that a build of a part is about: of one tenant, or of that tenant by their names."""
+
+    tenant: str | None = None
+    names: tuple[str, ...] = ()
+
+
+EVERY_ROW = Within()
+
 
 class Fold:
     """The fragments of one table, found by ``fragments``."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, within: Within = EVERY_ROW) -> None:
         self.table = table
+        self.within = within
         self.lines = table.lines
         self.lanes = 1 + max(line.lane for line in table.lines)
         self.changing = [line for line in table.lines if not line.delete]
@@ -51,7 +67,7 @@ class Fold:
         return {
             "kept": "MATERIALIZED" if self.resets else "NOT MATERIALIZED",
             "place": "e.position" if self.lanes == 1 else f"e.position * {self.lanes} + lane.lane",
-            "rule": self._by_rule(lambda line: str(line.number), "e") or "0",
+            "rule": self._rule(),
             "lanes": self._lane_source(),
             "types": self._types(),
             "line_values": _comma([*made_keys, *_named(self.line_values)]),
@@ -73,8 +89,39 @@ class Fold:
         }
 
     def slice(self, part: Slice) -> str:
-        """The condition that a line's key is in *part*: asked before any other value is read."""
-        return in_slice(part, self._types(), [self._key(one) for one in self.table.keys])
+        """The condition that a line's row is this fold's: asked before any other value is read."""
+        return self.mine(part, self._types(), [self._key(one) for one in self.table.keys])
+
+    def mine(self, part: Slice, types: str, keys: Sequence[str]) -> str:
+        """The condition that the row under *keys* is in *part*, and within what is built."""
+        within, found = self.within, in_slice(part, types, keys)
+        if within.tenant is not None:
+            found += f"\n       AND e.tenant = {safe_literal(within.tenant)}"
+        if within.names:
+            mine = f"{row_name(self.table.keys, keys)} = ANY ({array(within.names)})"
+            found += f"\n       AND CASE WHEN e.type = ANY ({types}) THEN {mine} ELSE false END"
+        return found
+
+    def named(self, number: int, *, spared: bool = False) -> str:
+        """The condition that a line's row is named in the parameters *number* and the next."""
+        return named_rows(number, self._types(), self._name(), spared=spared)
+
+    def touched(self) -> dict[str, str]:
+        """What stands for the names in statements about the rows that events touch."""
+        keyed = " AND ".join(f"({self._key(one)}) IS NOT NULL" for one in self.table.keys)
+        return {
+            "types": self._types(),
+            "lanes": self._lane_source(),
+            "rule": self._rule(),
+            "row": self._name(),
+            "keyed": keyed,
+        }
+
+    def _rule(self) -> str:
+        return self._by_rule(lambda line: str(line.number), "e") or "0"
+
+    def _name(self) -> str:
+        return row_name(self.table.keys, [self._key(one) for one in self.table.keys])
 
     def _types(self) -> str:
         return array(name for line in self.lines for name in line.names)
@@ -243,6 +290,38 @@ def in_slice(part: Slice, types: str, keys: Iterable[str]) -> str:
         return ""
     code = f"hash_record_extended(ROW(e.tenant, {', '.join(keys)}), 0) & 9223372036854775807"
     mine = f"({code}) % {part.parts} = {part.part - 1}"
+    return f"\n       AND CASE WHEN e.type = ANY ({types}) THEN {mine} ELSE false END"
+
+
+def row_name(columns: Sequence[Column], keys: Sequence[str]) -> str:
+    """What a row is called where it is parked: its key columns as a JSON array.
+
+    Equal keys have equal names, however they are written and whatever the session's settings are.
+    Dead letters depend on this expression.
+    """
+    plain = [_plain(column, key) for column, key in zip(columns, keys, strict=True)]
+    name = f"jsonb_build_array({', '.join(plain)})::text"
+    return (
+        f"CASE WHEN octet_length({name}) <= {LONGEST_NAME} THEN {name}"
+        f" ELSE left({name}, 100) || '... ' || md5({name}) END"
+    )
+
+
+def _plain(column: Column, key: str) -> str:
+    if column.type.kind is Kind.DECIMAL:
+        return f"trim_scale({key})"
+    return f"({key}) AT TIME ZONE 'UTC'" if column.type.kind is Kind.DATETIME else key
+
+
+def named_rows(number: int, types: str, name: str, *, spared: bool = False) -> str:
+    """The condition that a row's tenant and *name* are in the parameters *number* and the next.
+
+    With *spared* they are not among them. CASE, as in ``in_slice``; the subquery depends on no
+    line, so that it is hashed once.
+    """
+    given = f"unnest(${number}::text[], ${number + 1}::text[]) AS n(tenant, name)"
+    among = f"{'NOT IN' if spared else 'IN'} (SELECT n.tenant, n.name FROM {given})"
+    mine = f"(e.tenant, {name}) {among}"
     return f"\n       AND CASE WHEN e.type = ANY ({types}) THEN {mine} ELSE false END"
 
 

@@ -18,7 +18,8 @@ from strandline.app import App
 from strandline.cluster.node import Identity
 from strandline.cluster.reconciler import Reconciler
 from strandline.cluster.work import Ended, Grant, Work, Worker
-from strandline.daemon.daemon import Daemon, Wiring
+from strandline.daemon.daemon import Daemon
+from strandline.daemon.definitions import Wiring
 from strandline.daemon.feed import Feed
 from strandline.postgres.listener import Listener
 from strandline.postgres.pools import Pool

@@ -10,8 +10,9 @@ import pytest
 from tally import Seen, Versions, connected, tally_app
 
 from strandline.app import App
-from strandline.daemon.batch import Batch, DocumentProcessor
+from strandline.daemon.batch import Batch
 from strandline.daemon.checkpoint import Checkpoint, claim, move, reread, reset
+from strandline.daemon.document_batch import DocumentProcessor
 from strandline.daemon.feed import Page
 from strandline.errors import CheckpointMoved
 

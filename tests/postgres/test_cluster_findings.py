@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from tally import Ticked, Versions, connected, fill, holds, tally_app
 
-from strandline.app.models import emptied_at_rest
+from strandline.app.in_place import emptied_at_rest
 from strandline.cluster import work_control
 from strandline.cluster.vitals import News
 from strandline.cluster.work_control import list_work

@@ -25,9 +25,10 @@ from kinds import (
 from tally import Ticked, connected, fill, tally_app
 
 from strandline.app import App
-from strandline.daemon.batch import Processor, TableProcessor
+from strandline.daemon.batch import Processor
 from strandline.daemon.checkpoint import Checkpoint, claim
 from strandline.daemon.feed import HASH, Appetite, Feed, Page
+from strandline.daemon.table_batch import TableProcessor
 from strandline.errors import ApplyFailed
 from strandline.events.gaps import highest_position
 from strandline.projections.slice import WHOLE, Slice, slices

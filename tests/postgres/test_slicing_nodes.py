@@ -13,7 +13,7 @@ from kinds import LABELS, TENANTS, TOLD, Closed, Paid, Steps, assert_all_equal_t
 from tally import connected, holds
 
 from strandline.app import App
-from strandline.app.models import emptied_at_rest
+from strandline.app.in_place import emptied_at_rest
 from strandline.daemon.slicing import pending, slicings
 from strandline.errors import AnswerTimedOut, ApplyFailed
 from strandline.projections.slice import slices
@@ -195,7 +195,8 @@ async def test_catching_up_cuts_as_the_code_wants_and_tells_a_failure_of_any_sha
         async with kinds_app(database_url, 1, **{**QUICK, "mode": "solo"}) as app:
             await app.append("s", Paid("ada", "bo", 1))
             await app.catch_up()
-        async with kinds_app(database_url, 4, **{**QUICK, "mode": "solo"}) as app:
+        pause = {"mode": "solo", "on_apply_failed": "pause"}
+        async with kinds_app(database_url, 4, **{**QUICK, **pause}) as app:
             last = await app.append("s", Paid("ada", "bo", 2))
             assert await app.catch_up() == last.position
             await holds(lambda: _parts(app, 4))

@@ -134,15 +134,16 @@ async def test_inline_documents_equal_asynchronous_ones(database_url: str, serve
         assert await stored(app) == inline
 
 
-async def test_a_rebuild_makes_the_same_documents_again(database_url: str) -> None:
+@pytest.mark.parametrize("in_place", [False, True], ids=["in the shadow", "in place"])
+async def test_a_rebuild_makes_the_same_documents_again(database_url: str, in_place: bool) -> None:
     async with trip_app(database_url) as app:
         await publish(app, trips(15, seed=6), writers=4)
         await app.catch_up()
         before = await stored(app)
 
         for name in MODELS:
-            await app.rebuild(name)
-        assert not any((await stored(app)).values())
+            await app.rebuild(name, in_place=in_place)
+        assert any((await stored(app)).values()) is not in_place
         await app.catch_up()
 
         assert await stored(app) == before

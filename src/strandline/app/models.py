@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from strandline.daemon import slicing
 from strandline.daemon.progress import ShardProgress, Waiting, progress
-from strandline.errors import InvalidDefinition
 from strandline.events.append import Append
 from strandline.events.event import DEFAULT_TENANT, NO_STREAM, Appended
 from strandline.events.gaps import highest_position
-from strandline.postgres.pools import Pool
-from strandline.projections.documents import Documents
-from strandline.projections.projection import Lifecycle, Projection
 from strandline.projections.registry import Reference, Registry
 from strandline.projections.slice import parsed
 from strandline.requests import Requests
@@ -62,7 +57,6 @@ class ModelFace:
         async def append_prepared(self, item: Append) -> Appended: ...
         async def start(self, *projections: Any) -> None: ...
         async def stop(self, *, timeout: float | None = None) -> Any: ...
-        def at_rest(self, shards: Sequence[str]) -> AbstractAsyncContextManager[None]: ...
 
     async def get(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
         """The document *name* of a projection.
@@ -241,68 +235,6 @@ class ModelFace:
     async def progress(self) -> list[ShardProgress]:
         """How far every shard of this app is."""
         return await self.pools.control.run(progress(self.registry.labels()))
-
-    async def rebuild(self, projection: Reference) -> None:
-        """Delete what an asynchronous projection has written and let it begin again from the start.
-
-        Nobody runs it meanwhile; then whoever ran it goes on, and its readers see it growing.
-
-        Raises:
-            InvalidDefinition: It is inline or live.
-        """
-        definition = self.registry.projection(projection)
-        if definition.lifecycle is not Lifecycle.ASYNC:
-            raise InvalidDefinition(
-                f"{definition.label} is {definition.lifecycle}: only asynchronous projections can be"
-                " rebuilt"
-            )
-        label = definition.label
-        emptied = False
-        while not emptied:
-            shards = [one.name for one in await self.pools.control.run(progress([label]))]
-            async with self.at_rest(shards):
-                emptied = await emptied_at_rest(self.pools.work, self.requests, definition, shards)
-                self.waiting.wake()  # what was seen before is not true any more
-
-
-async def emptied_at_rest(
-    pool: Pool, requests: Requests, projection: Projection, shards: Sequence[str]
-) -> bool:
-    """Send *projection* back to the beginning and delete what it has written.
-
-    Args:
-        pool: The work pool.
-        requests: Of the app.
-        projection: One that nodes run.
-        shards: Its shards, all of which are at rest.
-
-    Returns:
-        False if it was cut into other shards meanwhile, which are not at rest: nothing was done.
-    """
-    model = requests.model(projection)
-    # Whoever is not at rest after all must not deadlock with this. A batch of documents is one
-    # statement, which has locked the table before it comes to the shard's row; other batches lock
-    # the row, then the table.
-    table_first = isinstance(model, Documents)
-    try:
-        async with pool.transaction() as session:
-            await session.run(model.create())
-            if table_first:
-                await session.run(model.empty())
-            # Twice: the first waits for a change of its cut, and would not see the new shards.
-            await session.run(slicing.reset(projection.label))
-            found = await session.run(slicing.reset(projection.label))
-            if set(found) - set(shards):
-                raise _NotAtRestError
-            if not table_first:
-                await session.run(model.empty())
-    except _NotAtRestError:
-        return False
-    return True
-
-
-class _NotAtRestError(Exception):
-    """The projection's shards are others by now."""
 
 
 def _first_pause(signals: Signals, labels: list[str]) -> asyncio.Future[Exception]:

@@ -21,7 +21,8 @@ from strandline.cluster.cluster import Cluster, ClusterWiring
 from strandline.cluster.node import Identity
 from strandline.cluster.shutdown import Shutdown, Step
 from strandline.cluster.work import Grant
-from strandline.daemon.daemon import Daemon, DaemonStatistics, Definition, Wiring
+from strandline.daemon.daemon import Daemon
+from strandline.daemon.definitions import DaemonStatistics, Definition, Wiring
 from strandline.daemon.feed import Feed
 from strandline.errors import NodeEvicted
 from strandline.events.codec import EventTypes

@@ -16,7 +16,7 @@ from strandline.cluster.resting import resting
 from strandline.cluster.shutdown import Shutdown, Step
 from strandline.cluster.shutdown_report import ShutdownReport
 from strandline.cluster.until_told import until_told
-from strandline.daemon.daemon import DaemonStatistics
+from strandline.daemon.definitions import DaemonStatistics
 from strandline.errors import NodeEvicted
 from strandline.projections.registry import Registry
 

@@ -11,27 +11,27 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from uuid import UUID
 
-from strandline.backoff import Backoff
+from strandline import backoff
 from strandline.cluster.work import Ended, Grant, Work
 from strandline.daemon import slicing
-from strandline.daemon.agent import Agent, AgentStatistics, Surroundings
-from strandline.daemon.batch import Processor
+from strandline.daemon.agent import Agent
+from strandline.daemon.agent_parts import Surroundings
+from strandline.daemon.building import Builds
+from strandline.daemon.definitions import DaemonStatistics, Definition, Wiring
 from strandline.daemon.feed import Feed
+from strandline.daemon.letter_watch import LetterWatch
 from strandline.daemon.mark import MarkFollower
 from strandline.daemon.progress import CHANNEL as PROGRESS_CHANNEL
+from strandline.daemon.rewinding import CHECKPOINTS_CHANNEL, unowned
 from strandline.daemon.slicing import Stage
 from strandline.errors import InvalidDefinition
 from strandline.events.gaps import read_mark
 from strandline.events.high_water import HighWater, HighWaterStatistics
 from strandline.loops import Loop, Rhythm
-from strandline.postgres.listener import Listener, Notifier
-from strandline.postgres.pools import Pools
 from strandline.projections.slice import Slice, parsed, slices
-from strandline.settings import Settings
-from strandline.telemetry.signals import Signals
 
 log = logging.getLogger("strandline.daemon")
 
@@ -42,45 +42,6 @@ HIGH_WATER = "high-water"  # the work of detecting the mark
 PRESENT = "present"
 CARE_EVERY = 10.0  # seconds between looks whether a projection is to be cut otherwise
 LONGEST_CARE_PAUSE = 2.0  # seconds between steps while one is
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonStatistics:
-    """How a daemon is doing. ``detects``: whether it moves the mark, or follows another's."""
-
-    mark: int
-    high_water: HighWaterStatistics
-    agents: tuple[AgentStatistics, ...]
-    detects: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """What this node's code can run.
-
-    Attributes:
-        label: Of a projection or subscription, e.g. ``orders:v2`` or ``notifier``.
-        parts: Into how many shards it should be cut.
-        make: Makes what processes one of them.
-        start: Where it begins when it has never run: a position, or ``"present"``.
-    """
-
-    label: str
-    parts: int
-    make: Callable[[Slice], Processor]
-    start: str | int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """What the daemon shares with the rest of the app."""
-
-    pools: Pools
-    settings: Settings
-    signals: Signals
-    notifier: Notifier
-    listener: Listener
-    node_name: str
 
 
 class Daemon:
@@ -109,9 +70,14 @@ class Daemon:
             pool=wiring.pools.work,
             control=wiring.pools.control,
             signals=wiring.signals,
-            backoff=Backoff(pause=wiring.settings.failure_pause),
+            backoff=replace(
+                backoff.WORK,
+                pause=wiring.settings.failure_pause,
+                longest_pause=wiring.settings.longest_failure_pause,
+            ),
             node=wiring.node_name,
             on_progress=self._progressed,
+            clock=wiring.clock,
         )
         self._follower = MarkFollower(
             wiring.pools.control,
@@ -119,6 +85,10 @@ class Daemon:
             known=lambda: feed.mark,
             on_moved=self._mark_moved,
         )
+        self._letters = LetterWatch(
+            wiring.pools.control, wiring.listener, wiring.settings, lambda: self.agents
+        )
+        self._builds = Builds(wiring, self._definitions, doubt=self._look_again)
         self._care_pause = wiring.settings.poll_interval
         self._care = Loop("cuts", self._care_for_cuts, Rhythm(CARE_EVERY, limit=60.0))
 
@@ -136,9 +106,12 @@ class Daemon:
         self._deaf = [
             wiring.listener.on(APPENDED_CHANNEL, lambda _: self.appended()),
             wiring.listener.on(MARK_CHANNEL, lambda _: self._marked()),
+            wiring.listener.on(CHECKPOINTS_CHANNEL, self._moved_away),
         ]
         self._follower.start()
         self._care.start()
+        self._letters.start()
+        self._builds.start()
 
     async def run_everything(self, owner: UUID) -> None:
         """Run all there is, whoever had it: mode ``solo``."""
@@ -155,13 +128,16 @@ class Daemon:
         for end in self._deaf:
             end()
         self._deaf = []
+        self._solo = None  # care must not begin anew what is being stopped
         agents, limit = dict(self.agents), min(timeout, 2.0)
         try:
-            *ended, _, _, _ = await asyncio.gather(
+            *ended, _, _, _, _, _ = await asyncio.gather(
                 *(self.stop(name, timeout=timeout) for name in agents),
                 self.stop(HIGH_WATER, timeout=limit),
                 self._follower.stop(timeout=limit),
                 self._care.stop(timeout=limit),
+                self._letters.stop(timeout=limit),
+                self._builds.stop(timeout=limit),
             )
         except asyncio.CancelledError:
             for agent in agents.values():
@@ -196,10 +172,12 @@ class Daemon:
 
         Raises:
             InvalidDefinition: This node's code does not know it.
+            LeaseLost: It is of a build that has ended.
         """
         before = self.agents.get(grant.work)
         if before is not None:  # its end was not waited for
             await self.stop(grant.work, timeout=0.0)
+        await self._builds.learn(_parsed(grant.work)[0])
         self._begin(grant.work, grant.owner, grant.epoch, ended)
 
     async def stop(self, work: str, *, timeout: float) -> bool:
@@ -235,6 +213,7 @@ class Daemon:
             high_water=detector.statistics() if detector else HighWaterStatistics(position=mark),
             agents=tuple(agent.statistics() for agent in self.agents.values()),
             detects=detector is not None,
+            letters=self._letters.counts,
         )
 
     def _begin(self, work: str, owner: UUID, granted: int | None, ended: Ended | None) -> None:
@@ -244,7 +223,7 @@ class Daemon:
                 self._detector.start()
             return
         label, part = _parsed(work)
-        definition = self._definitions.get(label)
+        definition = self._definitions.get(label) or self._builds[label]
         if definition is None:
             raise InvalidDefinition(f"this node's code has no projection or subscription {label!r}")
         start = self._feed.mark if definition.start == PRESENT else int(definition.start)
@@ -256,6 +235,7 @@ class Daemon:
             granted=granted,
             start=start,
             ended=ended,
+            policy=definition.policy,
         )
         self.agents[work] = agent
         self._feed.agents = len(self.agents)
@@ -285,7 +265,8 @@ class Daemon:
                 if one.label not in known and present is None:
                     present = await self._bring_the_mark_up()
                 start = self._feed.mark if present is None else present
-            await control.run(slicing.declare(one.label, one.parts, start=int(start)))
+            if await control.run(slicing.declare(one.label, one.parts, start=int(start))) is None:
+                log.warning("%s is not run by nodes (any more), and is left out", one.label)
 
     async def _parts(self) -> AsyncIterator[tuple[str, Slice]]:
         """Every shard there is of this node's definitions, as its label and slice."""
@@ -301,13 +282,14 @@ class Daemon:
         wiring = self._wiring
         channel = f"{wiring.settings.schema}.{CLUSTER_CHANNEL}"
         moved = False
+        for name in await wiring.pools.control.run(unowned(list(self.agents))):
+            if name in self.agents:  # a notice was missed
+                self.agents[name].doubt()
         labels = await wiring.pools.control.run(slicing.pending())
         for label in labels:
             stage = await wiring.pools.control.run(slicing.step(label, channel=channel))
             if stage in (Stage.SEALED, Stage.OPENED):
-                for name, agent in self.agents.items():
-                    if _parsed(name)[0] == label:
-                        agent.doubt()
+                self._moved_away(label)
             if stage not in (Stage.SETTLED, Stage.DRAINING):
                 moved = True
                 log.info("%s is %s", label, stage)
@@ -324,11 +306,12 @@ class Daemon:
     async def _run_what_there_is(self, owner: UUID) -> None:
         """In mode solo: a shard that another has taken stays in ``agents``, and is left to it."""
         parts = [part.shard(label) async for label, part in self._parts()]
+        parts += await self._builds.shards()
         wanted = [name for name in parts if name not in self._left_alone]
         cut_off = {name for name, agent in self.agents.items() if agent.was_cut_off}
         for name in set(self.agents) - set(wanted) | cut_off:
             await self.stop(name, timeout=self._wiring.settings.stop_timeout)
-        for name in [HIGH_WATER, *wanted]:
+        for name in [HIGH_WATER, *wanted] if self._solo is not None else ():
             if name not in self.agents:
                 self._begin(name, owner, None, None)
 
@@ -350,6 +333,18 @@ class Daemon:
     def _marked(self) -> None:
         """Another process moved the mark: a hint, no proof."""
         (self._detector or self._follower).wake()
+
+    def _look_again(self, label: str) -> None:
+        """A build of *label* came a step further."""
+        self._moved_away(label)
+        self._care.wake()
+
+    def _moved_away(self, label: str) -> None:
+        """Others set checkpoints of *label*, of any if it is empty: who waits would not see it."""
+        for name, agent in self.agents.items():
+            own = _parsed(name)[0]
+            if label in ("", own) or own.startswith(f"{label}~"):
+                agent.doubt()
 
     def _mark_moved(self, position: int) -> None:
         if position < self._feed.mark:  # restored, or failed over: the checkpoints went back too

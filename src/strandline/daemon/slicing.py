@@ -23,6 +23,7 @@ What can go wrong, and what then:
   taken away when the label stays as it is.
 * A shard cannot reach the seal, since it is paused or nobody runs it: the others wait at the seal.
   The cure is the shard's; or declaring the old number again.
+* The label is sealed for a swap (see ``rebuilds``): no step touches it until that is over.
 * Work of the label is paused: it is not switched, and its work stays as it is, until all of it is
   resumed. So a rebuild, which pauses it for a while, resumes what it has paused.
 """
@@ -93,14 +94,13 @@ FIT = _sql.one("fit_work", Fitted)
 RESET = _sql.many("reset_shards", ShardName)
 
 
-def declare(label: str, wanted: int, *, start: int = 0) -> Op[Slicing]:
+def declare(label: str, wanted: int, *, start: int = 0) -> Op[Slicing | None]:
     """Say that this node's code wants *label* cut into *wanted* shards; how it is cut now.
 
-    A label that nobody has run yet is cut so at once, with all its shards at *start*.
+    A label that nobody has run yet is cut so at once, with all its shards at *start*. None: nodes do
+    not keep it (any more); see ``lifecycles``.
     """
-    found = yield from one(DECLARE, label, wanted, start)
-    assert found is not None
-    return found
+    return (yield from one(DECLARE, label, wanted, start))
 
 
 def slicings(labels: Sequence[str]) -> Op[dict[str, Slicing]]:

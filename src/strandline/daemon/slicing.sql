@@ -2,19 +2,33 @@
 -- Whatever concerns all shards of a label locks its row of slicings first: claims share that lock, so that none
 -- comes in between. Who waits for the batch of a frozen owner gives way after 10 s: the other shards go on, and the
 -- next owner frees the row.
+-- What belongs to a build, or is sealed for its swap, is left alone here (build IS NULL), whoever came first: the
+-- column is in the row that is locked, and so is read again after the lock. See rebuilds.sql.
 
 -- name: declare_slicing(label text, wanted integer, start bigint) :one
 -- What the caller's code wants. New: cut at once, its shards begin at start. Run before there were slicings: stays
--- cut as it is, until steps change it.
-WITH known AS (
+-- cut as it is, until steps change it. No row: nodes do not keep it (any more): it is inline, or retired. FOR SHARE
+-- keeps that from changing meanwhile, and takes its lock before this statement gets its snapshot.
+-- Side effects: while another version of the name is there it is that one which raises them; what those that have been
+-- retired have raised is not raised again.
+WITH elsewhere AS MATERIALIZED (
+    SELECT l.label FROM {schema}.lifecycles l WHERE l.label = $1 AND l.lifecycle <> 'async' FOR SHARE OF l
+), known AS (
     SELECT max(CASE WHEN name = $1 || ':all' THEN 1 ELSE split_part(name, '/', 2)::integer END) AS parts
       FROM {schema}.shards
      WHERE NOT EXISTS (SELECT FROM {schema}.slicings WHERE label = $1)
        AND left(name, length($1) + 1) = $1 || ':'
        AND name ~ ('^' || $1 || ':(all|[0-9]+/[0-9]+)$')
+), versions AS (
+    SELECT '^' || split_part($1, ':', 1) || ':v[0-9]+$' AS pattern
+), effects AS (
+    SELECT CASE WHEN NOT EXISTS (SELECT FROM {schema}.slicings o WHERE o.label <> $1 AND o.label ~ v.pattern)
+                THEN coalesce((SELECT max(l.until) FROM {schema}.lifecycles l WHERE l.lifecycle = 'retired' AND l.label ~ v.pattern), 0)
+                END AS after
+      FROM versions v
 ), said AS (
-    INSERT INTO {schema}.slicings AS s (label, parts, wanted)
-    SELECT $1, coalesce(k.parts, $2), $2 FROM known k
+    INSERT INTO {schema}.slicings AS s (label, parts, wanted, effects_after)
+    SELECT $1, coalesce(k.parts, $2), $2, e.after FROM known k, effects e WHERE NOT EXISTS (SELECT FROM elsewhere)
     ON CONFLICT (label) DO UPDATE
        SET wanted = excluded.wanted,
            wanted_at = CASE WHEN s.wanted = excluded.wanted THEN s.wanted_at ELSE clock_timestamp() END
@@ -41,9 +55,10 @@ WITH has AS (
 )
 SELECT s.label, s.parts, s.wanted, s.wanted_at
   FROM {schema}.slicings s
- WHERE s.parts <> s.wanted
-    OR s.label IN (SELECT h.label FROM has h WHERE h.seal IS NOT NULL)
-    OR s.label IN (SELECT d.label FROM does d WHERE d.name NOT IN (SELECT h.name FROM has h))
+ WHERE s.build IS NULL
+   AND (s.parts <> s.wanted
+        OR s.label IN (SELECT h.label FROM has h WHERE h.seal IS NOT NULL)
+        OR s.label IN (SELECT d.label FROM does d WHERE d.name NOT IN (SELECT h.name FROM has h)))
  ORDER BY s.label;
 
 -- name: seal_shards(label text) :one
@@ -52,7 +67,9 @@ SELECT s.label, s.parts, s.wanted, s.wanted_at
 WITH patient AS MATERIALIZED (
     SELECT set_config('lock_timeout', '10s', true) AS setting
 ), cut AS MATERIALIZED (
-    SELECT c.label, c.parts FROM {schema}.slicings c, patient WHERE c.label = $1 AND c.parts <> c.wanted FOR UPDATE OF c
+    SELECT c.label, c.parts FROM {schema}.slicings c, patient
+     WHERE c.label = $1 AND c.parts <> c.wanted AND c.build IS NULL
+       FOR UPDATE OF c
 ), held AS MATERIALIZED (
     SELECT h.name, h.position, h.seal
       FROM cut c
@@ -80,7 +97,9 @@ SELECT max(seal.position) AS position, count(*) AS shards FROM sealed, seal HAVI
 WITH patient AS MATERIALIZED (
     SELECT set_config('lock_timeout', '10s', true) AS setting
 ), cut AS MATERIALIZED (
-    SELECT c.label, c.parts FROM {schema}.slicings c, patient WHERE c.label = $1 AND c.parts = c.wanted FOR UPDATE OF c
+    SELECT c.label, c.parts FROM {schema}.slicings c, patient
+     WHERE c.label = $1 AND c.parts = c.wanted AND c.build IS NULL
+       FOR UPDATE OF c
 ), opened AS (
     UPDATE {schema}.shards s
        SET seal = NULL
@@ -98,7 +117,9 @@ SELECT max(position) AS position, count(*) AS shards FROM opened HAVING count(*)
 WITH patient AS MATERIALIZED (
     SELECT set_config('lock_timeout', '10s', true) AS setting
 ), cut AS MATERIALIZED (
-    SELECT c.label, c.parts, c.wanted FROM {schema}.slicings c, patient WHERE c.label = $1 AND c.parts <> c.wanted FOR UPDATE OF c
+    SELECT c.label, c.parts, c.wanted FROM {schema}.slicings c, patient
+     WHERE c.label = $1 AND c.parts <> c.wanted AND c.build IS NULL
+       FOR UPDATE OF c
 ), held AS MATERIALIZED (
     SELECT h.name, h.position, h.seal, h.epoch, h.claimed_at
       FROM cut c
@@ -139,7 +160,7 @@ RETURNING d.position, s.parts AS shards;
 -- to resume it by its name.
 -- Locks are taken in this order everywhere: slicings, work, assignments, cluster.
 WITH cut AS MATERIALIZED (
-    SELECT label, parts FROM {schema}.slicings WHERE label = $1 FOR UPDATE
+    SELECT label, parts FROM {schema}.slicings WHERE label = $1 AND build IS NULL FOR UPDATE
 ), named AS MATERIALIZED (
     SELECT $1 || CASE WHEN c.parts = 1 THEN ':all' ELSE ':' || n || '/' || c.parts END AS name
       FROM cut c, generate_series(1, c.parts) AS n

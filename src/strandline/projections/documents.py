@@ -14,6 +14,7 @@ from strandline.errors import InvalidDefinition, InvalidInput, UndecodableEvent
 from strandline.postgres.operations import Call, Op, many, none, one
 from strandline.postgres.statements import SqlFile, Statement, literal, moved_up, quoted
 from strandline.projections.multi_stream import MultiStream
+from strandline.projections.shadow import LIVE, Pair
 from strandline.projections.single_stream import SingleStream
 
 State = TypeVar("State")
@@ -81,12 +82,20 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Documents(Generic[State]):
-    """The documents of one projection. All methods answer operations for a session to run."""
+    """The documents of one projection. All methods answer operations for a session to run.
 
-    def __init__(self, projection: SingleStream[State] | MultiStream[State]) -> None:
+    Attributes:
+        place: The schema of the table, as SQL.
+        table: The table with its schema, as SQL.
+    """
+
+    def __init__(
+        self, projection: SingleStream[State] | MultiStream[State], place: str = LIVE
+    ) -> None:
         self.projection = projection
+        self.place = place
         self.decode = projection.folder.decode
-        table = quoted(projection.table)
+        table = f"{place}.{quoted(projection.table)}"
         self.table = table
         key = quoted(projection.table + "_pkey")
         self._create = [_CREATE.about(table=table, key=key), *self._indexes(table)]
@@ -110,6 +119,11 @@ class Documents(Generic[State]):
         """Drop the table."""
         yield from none(self._drop)
 
+    def tables(self) -> Sequence[Pair]:
+        """See ``Swappable``. No operation."""
+        live = f"{LIVE}.{quoted(self.projection.table)}"
+        return (Pair(live, self.table, ("tenant", "id")),)
+
     def load(self, keys: Sequence[Key], *, lock: bool = False) -> Op[dict[Key, Document[State]]]:
         """The documents under *keys*, each with an entry; ``lock`` until the transaction ends."""
         statement = self._lock if lock else self._load
@@ -124,7 +138,10 @@ class Documents(Generic[State]):
 
     def save(self, documents: Mapping[Key, Document[State]]) -> Op[None]:
         """Write what *documents* hold, inside the caller's transaction."""
-        saved, gone = self.changes(documents)
+        yield from self.save_changes(*self.changes(documents))
+
+    def save_changes(self, saved: str, gone: str) -> Op[None]:
+        """Write what ``changes`` has answered, inside the caller's transaction."""
         yield from none(self._save, saved, gone)
 
     def changes(self, documents: Mapping[Key, Document[State]]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from strandline.cli.command import Options
 from strandline.cli.config import hidden
 from strandline.cli.connect import Database, database
 from strandline.cli.shards import NEVER_RAN, NO_NODE, standings
+from strandline.daemon.late_events import unhealed_gaps
 from strandline.errors import InvalidSetting, SchemaOutOfDate, Unavailable
 from strandline.events import gaps, inspect
 from strandline.postgres import diagnosis, migrations, pooler
@@ -242,11 +243,22 @@ async def _mark(db: Database) -> Findings:
     for holder in live.holders:
         if (holder.age or 0) > (db.settings.stale_after if behind > 0 else LINGERING):
             yield Finding("open transaction", WARN, f"{holder.who} holds streams", holder.cure)
+    async for one in _skipped(db):
+        yield one
+
+
+async def _skipped(db: Database) -> Findings:
+    """Gaps skipped by force, and what turned up in them."""
     forced = [gap for gap in await db.pool.run(gaps.list_gaps(1000)) if gap.kind == "forced"]
-    late = [gap for gap in forced if gap.facts.get("late")]
-    if late:
-        text = f"events turned up in {len(late)} gap(s) after they were skipped by force_after"
-        yield Finding("skipped positions", FAIL, text, "strandline projections rebuild NAME")
+    labels = None if db.app is None else db.app.registry.labels()
+    unhealed = await db.pool.run(unhealed_gaps(labels))
+    if unhealed:
+        events = sum(one.events for one in unhealed)
+        text = (
+            f"{events} event(s) turned up in {len(unhealed)} gap(s) after force_after had skipped"
+            " them: what had passed them lacks those"
+        )
+        yield Finding("skipped positions", FAIL, text, "strandline projections heal MODULE:APP")
     elif forced:
         text = f"{len(forced)} gap(s) were skipped without proof (force_after)"
         yield Finding("skipped positions", WARN, text, "strandline gaps list")

@@ -53,6 +53,12 @@ async def list_settled(
         output.say("no gap has been settled" + (f" after position {after:,}" if after else ""))
     elif len(found) == limit:
         output.say(f"more with --after {found[-1].first}", style="dim")
+    if any(gap.facts.get("late") for gap in found):
+        output.say(
+            "late events: read models that had passed their gap lack them;"
+            " `strandline projections heal MODULE:APP` mends those",
+            style="yellow",
+        )
 
 
 @command(commands, "live", json=LIVE_FIELDS)

@@ -1,4 +1,4 @@
-"""`strandline projections`: how far they are, rebuilding, looking at a document."""
+"""`strandline projections`: how far they are, looking at a document."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strandline.cli.command import Options, command, complain, confirm, group
+from strandline.cli.command import Options, command, group
 from strandline.cli.shards import LIST_FIELDS, NEVER_RAN, NO_NODE
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ async def list_projections(
     """
     from strandline.cli import output
     from strandline.cli.connect import database
-    from strandline.cli.shards import recuts, standings, together
+    from strandline.cli.shards import recuts, standings, together, trouble
 
     async with database(options) as db:
         extent, shards = await standings(db)
@@ -65,7 +65,8 @@ async def list_projections(
     )
     for one in found:
         if one.reason and one.state in ("paused", "stopped", NO_NODE):
-            output.say(output.plain(f"{one.title} {one.state}: {one.reason}"), style="red")
+            for line in trouble(one, extent.now):
+                output.say(output.plain(line), style="red")
     for text in recuts(shards):
         output.say(output.plain(text), style="yellow")
     waits = f" (the mark waits at {extent.mark:,})" if extent.mark < extent.highest else ""
@@ -104,43 +105,6 @@ async def show(
         return
     output.say(output.plain(f"{definition.label} {name}"), style="bold")
     output.say(msgspec.json.format(json, indent=2))
-
-
-@command(commands, "rebuild", json=("projection", "position", "seconds"))
-async def rebuild(
-    options: Options,
-    *,
-    projection: Annotated[str, typer.Argument(help="The projection's name.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    wait: Annotated[
-        bool,
-        typer.Option("--wait/--no-wait", help="Rebuild here and now, or leave it to a node."),
-    ] = True,
-) -> None:
-    """Delete what a projection has written and build it again from the first event.
-
-    Readers see it empty and growing meanwhile. Where nodes run the projection they let go of it for
-    a moment, then build it, on as many nodes as run it; otherwise this process does.
-    """
-    from strandline.cli import output
-    from strandline.cli.connect import database
-    from strandline.cli.rebuilding import Rebuilding
-
-    async with database(options) as db:
-        work = await Rebuilding.planned(db, projection)
-        if not yes:
-            complain(work.warning)
-            confirm("Rebuild it?")
-        await work.run(wait=wait)
-    if options.json:
-        facts = {"projection": work.name, "position": work.reached, "seconds": work.seconds}
-        output.write_json([facts])
-    elif wait:
-        output.say(f"{work.label} is rebuilt up to position {work.reached:,} ({work.told_rate})")
-    elif work.nodes:
-        output.say(f"{work.label} is empty and growing: {work.who} at it")
-    else:
-        output.say(f"{work.label} is empty and begins anew when a node is started")
 
 
 def _row(one: Standing) -> tuple[Any, ...]:

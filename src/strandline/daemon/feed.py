@@ -51,12 +51,18 @@ class Appetite:
         full: Whether with the columns that envelopes need.
         most: Events at the most.
         slice: Of which streams.
+        tenant: Only events of this one; None for all.
+        streams: Only events of these streams of the tenant; empty for all.
+        shares: Whether a page that others have asked for will do.
     """
 
     names: tuple[str, ...] | None
     full: bool
     most: int
     slice: Slice = WHOLE
+    tenant: str | None = None
+    streams: tuple[str, ...] = ()
+    shares: bool = True
 
 
 class SharedPage:
@@ -92,6 +98,8 @@ FULL = _sql.many("full_page", tuple)
 SLICED = _sql.many("sliced_page", tuple)
 SLICED_LEAN = _sql.many("sliced_lean_page", tuple)
 SLICED_FULL = _sql.many("sliced_full_page", tuple)
+OF_TENANT = _sql.many("page_of_tenant", tuple)
+OF_STREAMS = _sql.many("page_of_streams", tuple)
 
 
 class Feed:
@@ -122,6 +130,10 @@ class Feed:
         self._shared.clear()
         self.wake()
 
+    def forget_pages(self) -> None:
+        """Hand out none that was read by now: an event may have turned up late, in a gap behind it."""
+        self._shared.clear()
+
     def wake(self) -> None:
         """Let every waiting agent look again, though the mark has not moved."""
         moved, self._moved = self._moved, asyncio.Event()
@@ -143,16 +155,17 @@ class Feed:
             return Page(after, after, ())
         shared = min(self._settings.page_events, appetite.most)  # a subscription may want less
         part = appetite.slice
-        if self.agents > 1 and mark - after <= shared:
+        if appetite.shares and self.agents > 1 and mark - after <= shared:
             if part.parts > 1 and not self._to_cut:
                 self._to_cut = True
                 self._shared.clear()
             return (await self._at_the_head(after, mark)).of(part)
         most = self._limit(appetite.most)
-        if appetite.names is None and part.parts == 1:
+        if appetite.names is None and part.parts == 1 and appetite.tenant is None:
             rows = await self._pool.run(_rows(SHARED, after, mark, most))
         else:
-            mark = min(mark, after + WINDOW)
+            if not appetite.streams:  # an index leads to theirs, however far apart
+                mark = min(mark, after + WINDOW)
             rows = await self._pool.run(_filtered(appetite, after, mark, most))
         return self._page(after, mark, most, rows)
 
@@ -211,6 +224,12 @@ def _is_outdated(page: Page, mark: int) -> bool:
 
 def _filtered(appetite: Appetite, after: int, mark: int, most: int) -> Op[Rows]:
     part, full = appetite.slice, appetite.full
+    if appetite.tenant is not None:
+        types = None if appetite.names is None else list(appetite.names)
+        of: list[Any] = [part.part, part.parts, types, appetite.tenant]
+        if appetite.streams:
+            return _rows(OF_STREAMS, after, mark, most, *of, list(appetite.streams))
+        return _rows(OF_TENANT, after, mark, most, *of)
     names = [] if appetite.names is None else [list(appetite.names)]
     if part.parts == 1:
         return _rows(FULL if full else LEAN, after, mark, most, *names)

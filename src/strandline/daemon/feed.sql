@@ -66,3 +66,29 @@ SELECT position, tenant, stream, version, type, data::text AS data, recorded_at,
    AND coalesce((hashtextextended(stream, hashtextextended(tenant, 0)) & 9223372036854775807) % $5 = $4 - 1, false)
  ORDER BY position
  LIMIT $3;
+
+-- name: page_of_tenant(after bigint, up_to bigint, most bigint, part integer, parts bigint, types text[], tenant text) :many
+-- Of one tenant; of all types where types is NULL. Nothing leads to a tenant's events: all are looked at.
+-- plan: events_pkey
+SELECT position, tenant, stream, version, type, data::text AS data, recorded_at, id, metadata::text AS metadata
+  FROM {schema}.events
+ WHERE position > $1 AND position <= $2
+   AND coalesce(tenant = $7 AND ($6::text[] IS NULL OR type = ANY ($6)), false)
+   AND coalesce((hashtextextended(stream, hashtextextended(tenant, 0)) & 9223372036854775807) % $5 = $4 - 1, false)
+ ORDER BY position
+ LIMIT $3;
+
+-- name: page_of_streams(after bigint, up_to bigint, most bigint, part integer, parts bigint, types text[], tenant text, streams text[]) :many
+-- Of some streams of one tenant: nothing else is read. OFFSET 0 keeps it to one look-up a stream.
+-- plan: events_stream_version_key
+SELECT e.position, e.tenant, e.stream, e.version, e.type, e.data::text AS data, e.recorded_at, e.id,
+       e.metadata::text AS metadata
+  FROM unnest($8::text[]) AS s(stream)
+ CROSS JOIN LATERAL (
+       SELECT * FROM {schema}.events o
+        WHERE o.tenant = $7 AND o.stream = s.stream AND o.position > $1 AND o.position <= $2
+          AND ($6::text[] IS NULL OR o.type = ANY ($6))
+       OFFSET 0) AS e
+ WHERE (hashtextextended(e.stream, hashtextextended(e.tenant, 0)) & 9223372036854775807) % $5 = $4 - 1
+ ORDER BY e.position
+ LIMIT $3;

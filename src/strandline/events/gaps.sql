@@ -75,7 +75,8 @@ SELECT coalesce(bool_or(pg_terminate_backend(h.pid)), false) AS ended
 WITH found AS MATERIALIZED (
     SELECT g.first, g.last, e.events, coalesce((g.proof->'late'->>'events')::bigint, 0) AS noted,
            jsonb_build_object('late', jsonb_build_object(
-               'events', e.events, 'first', e.lowest, 'last', e.highest, 'seen_at', clock_timestamp())) AS late,
+               'events', e.events, 'first', e.lowest, 'last', e.highest, 'seen_at', clock_timestamp(),
+               'labels', (SELECT coalesce(jsonb_agg(c.label ORDER BY c.label), '[]') FROM {schema}.slicings c))) AS late,
            NOT EXISTS (SELECT FROM jsonb_array_elements_text(g.proof->'keys') AS u(k) WHERE u.k = ANY ($1)) AS over
       FROM {schema}.gaps g
      CROSS JOIN LATERAL (SELECT count(*) AS events, min(w.position) AS lowest, max(w.position) AS highest

@@ -310,7 +310,7 @@ class HighWater:
             self._count(late_events=late.fresh)
             log.error(
                 "%d event(s) appeared in the gap %d-%d after it was skipped by force_after:"
-                " read models that had passed it lack them; see `strandline gaps`",
+                " what had passed it lacks them; `strandline projections heal` mends that",
                 late.events,
                 late.first,
                 late.last,

@@ -77,6 +77,17 @@ class RecordedEvent(msgspec.Struct, Generic[T], frozen=True, gc=False):
         """Correlation, causation, user, headers and trace context."""
         return _decode_metadata(self.raw_metadata) if self.raw_metadata else NO_METADATA
 
+    @property
+    def found(self) -> Any:
+        """What the projection's ``@sl.enrich`` method found for it; None elsewhere."""
+        return None
+
+
+class EnrichedEvent(RecordedEvent[T], Generic[T], frozen=True, gc=True):
+    """A stored event with what an ``@sl.enrich`` method found for it."""
+
+    found: Any = None
+
 
 class StreamState(msgspec.Struct, frozen=True):
     """A stream without its events."""

@@ -6,9 +6,12 @@
     @sl.delete   def empty(self, account: Account) -> bool
     @sl.key      def owner(self, event: AccountOpened) -> str | list[str]
     @sl.fan_out  def legs(self, event: Travelled) -> list[Leg]
+    @sl.effects  async def told(self, changes: sl.Changes[Account], tx: sl.Transaction) -> None
+    @sl.enrich   async def rates(self, events: Sequence[sl.RecordedEvent], look: sl.Lookup) -> ...
 
 The event parameter may be annotated with a class, a union, a base class (then every registered
-class below it is meant) or ``RecordedEvent[X]`` (then the handler gets the envelope).
+class below it is meant) or ``RecordedEvent[X]`` (then the handler gets the envelope). In a later
+stage of a composite also with ``sl.Updated[S]`` or ``sl.Deleted[S]``: a document of an earlier one.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ from typing import Any, TypeVar
 from strandline.errors import InvalidDefinition
 from strandline.events.codec import EventTypes
 from strandline.events.event import RecordedEvent
+from strandline.projections.upstream import Deleted, Updated, is_upstream, upstream_class
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK = "__strandline_role__"
+_WAITING = ("effects", "enrich")  # called once per batch or page, so that they may wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +70,24 @@ def fan_out(function: F) -> F:
     return _marked(function, "fan_out")
 
 
+def effects(function: F) -> F:
+    """The method acts on what a batch has changed, in the batch's transaction; see ``sl.Changes``."""
+    return _marked(function, "effects")
+
+
+def enrich(function: F) -> F:
+    """The method looks up what a page of events needs, at once; see ``sl.Lookup``."""
+    return _marked(function, "enrich")
+
+
 def _marked(function: F, role: str) -> F:
-    if inspect.iscoroutinefunction(function):
+    if role in _WAITING:
+        if not inspect.iscoroutinefunction(function):
+            raise InvalidDefinition(f"{function.__qualname__}: @sl.{role} is for `async def`")
+        if len(inspect.signature(function).parameters) != 3:
+            takes = "changes, tx" if role == "effects" else "events, look"
+            raise InvalidDefinition(f"{function.__qualname__}: it takes (self, {takes})")
+    elif inspect.iscoroutinefunction(function):
         raise InvalidDefinition(f"{function.__qualname__}: handlers are plain functions, not async")
     setattr(function, _MARK, role)
     return function
@@ -93,11 +114,33 @@ def handlers_of(projection: object, names: Mapping[str, Any] | None = None) -> l
                     f"{cls.__name__}.{name}: projections use this name themselves; the handler"
                     " needs another name"
                 )
-            hints = annotations_of(function, names)
+            hints = {} if role in _WAITING else annotations_of(function, names)
             parameters = tuple(inspect.signature(function).parameters)[1:]
             found.pop(name, None)
             found[name] = Handler(name, role, getattr(projection, name), parameters, hints)
     return list(found.values())
+
+
+def waiting_method(projection: type) -> str:
+    """The name of a method of *projection* that is marked as effects or enrichment, or nothing."""
+    for cls in projection.__mro__:
+        for name, function in vars(cls).items():
+            if getattr(function, _MARK, None) in _WAITING:
+                return name
+    return ""
+
+
+def only_handler(handlers: typing.Iterable[Handler], role: str) -> Handler | None:
+    """The handler of a role that a projection may have once.
+
+    Raises:
+        InvalidDefinition: There are several.
+    """
+    found = [one for one in handlers if one.role == role]
+    if len(found) > 1:
+        names = " and ".join(one.name for one in found)
+        raise InvalidDefinition(f"{names}: a projection has one @sl.{role} method")
+    return found[0] if found else None
 
 
 def _names_of_ours(projection: type) -> set[str]:
@@ -127,6 +170,8 @@ def event_classes(
     """
     envelope = False
     chosen: list[type[Any]] = []
+    parts = tuple(parts)
+    stored = (*types.names, *(one for one in parts if not issubclass(one, Updated | Deleted)))
     for one in _members(annotation):
         origin = typing.get_origin(one)
         if one is RecordedEvent or origin is RecordedEvent:
@@ -136,7 +181,12 @@ def event_classes(
         else:
             members = [one]
         for member in members:
-            chosen.extend(_below(member, (*types.names, *parts)))
+            if is_upstream(member):
+                if envelope:
+                    raise InvalidDefinition(f"{member}: only stored events have an envelope")
+                chosen.append(_upstream(member, parts))
+            else:
+                chosen.extend(_below(member, stored))
     return list(dict.fromkeys(chosen)), envelope
 
 
@@ -144,6 +194,15 @@ def _members(annotation: Any) -> list[Any]:
     if typing.get_origin(annotation) in (typing.Union, builtin_types.UnionType):
         return [one for part in typing.get_args(annotation) for one in _members(part)]
     return [annotation]
+
+
+def _upstream(annotation: Any, parts: tuple[type[Any], ...]) -> type[Any]:
+    cls = upstream_class(annotation)
+    if cls not in parts:
+        raise InvalidDefinition(
+            f"{cls.__name__}: no earlier stage of a composite has such documents"
+        )
+    return cls
 
 
 def _below(cls: Any, known: tuple[type[Any], ...]) -> list[type[Any]]:

@@ -6,8 +6,9 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Generic
 
-from strandline.errors import InvalidDefinition
+from strandline.errors import InvalidDefinition, InvalidStream
 from strandline.events.codec import EventTypes
+from strandline.events.event import MAX_STREAM_BYTES, checked_stream
 from strandline.projections.folding import Folder, State, compiled, state_class
 from strandline.projections.handlers import Handler, event_classes, handlers_of
 from strandline.projections.projection import Projection
@@ -36,8 +37,9 @@ class MultiStream(Projection, Generic[State]):
         """See ``Projection``."""
         state = state_class(type(self), MultiStream)
         handlers = handlers_of(self, names)
+        self.take_waiting_handlers(handlers)
         self.fans = {}
-        parts: list[type[Any]] = []
+        parts: list[type[Any]] = list(self.upstream)
         for handler in handlers:
             if handler.role == "fan_out":
                 parts.extend(self._fan(handler, types))
@@ -55,6 +57,11 @@ class MultiStream(Projection, Generic[State]):
             raise InvalidDefinition(
                 f"projection {self.name!r}: no @sl.key for {', '.join(sorted(missing))}"
             )
+
+    @property
+    def hears_upstream(self) -> bool:
+        """See ``Projection``."""
+        return any(cls in self.upstream for cls in self.event_classes)
 
     @property
     def event_classes(self) -> tuple[type[Any], ...]:
@@ -75,19 +82,20 @@ class MultiStream(Projection, Generic[State]):
 
         Raises:
             TypeError: A key is neither a text nor an int, UUID, date or the like.
+            ValueError: It cannot be stored: it is too long for an index, or holds a NUL.
         """
         call, wants = self.keys[type(piece)]
         found = call(envelope if wants else piece)
         if found is None:
             return ()
         if isinstance(found, str):
-            return (found,)
+            return (_storable(found),)
         if isinstance(found, list | tuple | set | frozenset):
             return tuple(dict.fromkeys(_text(one) for one in found))
         return (_text(found),)
 
     def _fan(self, handler: Handler, types: EventTypes) -> list[type[Any]]:
-        classes, envelope = event_classes(_only(handler), types)
+        classes, envelope = event_classes(_only(handler), types, self.upstream)
         for cls in classes:
             if cls in self.fans:
                 raise InvalidDefinition(f"{handler.name}: {cls.__name__} is fanned out already")
@@ -118,4 +126,17 @@ def _part_classes(handler: Handler) -> list[type[Any]]:
 def _text(value: Any) -> str:
     if value is None or isinstance(value, float | dict | list | bytes):
         raise TypeError(f"a key is a text, number, UUID or date, not {value!r}")
-    return value if isinstance(value, str) else str(value)
+    return _storable(value if isinstance(value, str) else str(value))
+
+
+def _storable(key: str) -> str:
+    """*key*, within the limits of stream ids; only that it may be empty."""
+    if not key or (key.isascii() and "\0" not in key and len(key) <= MAX_STREAM_BYTES):
+        return key
+    try:
+        return checked_stream(key)
+    except InvalidStream:
+        raise ValueError(
+            f"a document's id has up to {MAX_STREAM_BYTES} bytes of UTF-8 and no NUL;"
+            f" got {key[:80]!r} ({len(key)} characters)"
+        ) from None

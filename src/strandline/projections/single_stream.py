@@ -29,7 +29,14 @@ class SingleStream(Projection, Generic[State]):
     def bind(self, types: EventTypes, names: Mapping[str, Any] | None) -> None:
         """See ``Projection``."""
         state = state_class(type(self), SingleStream)
-        self.folder = compiled(state, handlers_of(self, names), types)
+        handlers = handlers_of(self, names)
+        self.take_waiting_handlers(handlers)
+        self.folder = compiled(state, handlers, types, parts=self.upstream)
+
+    @property
+    def hears_upstream(self) -> bool:
+        """See ``Projection``."""
+        return any(cls in self.upstream for cls in self.event_classes)
 
     @property
     def event_classes(self) -> tuple[type[Any], ...]:

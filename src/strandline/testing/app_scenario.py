@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, Self
 
 from strandline.app import App
-from strandline.errors import Unavailable
+from strandline.errors import StreamNotFound, Unavailable
 from strandline.projections.projection import Lifecycle
 from strandline.projections.registry import Reference
 from strandline.telemetry.signals import Notice
@@ -140,6 +140,27 @@ class AppScenario:
             same(found, list(expected), f"events appended to {stream!r}")
 
         return self._look(step, catch_up=False)
+
+    def then_appended(self, *expected: Any) -> Self:
+        """Side effects and what happened have appended exactly these events to the stream.
+
+        A text before them names the stream. Unlike ``then_events`` it waits for projections first.
+        """
+        stream = self._stream
+        if expected and isinstance(expected[0], str):
+            stream, expected = expected[0], expected[1:]
+
+        async def step() -> None:
+            __tracebackhide__ = True
+            first = self._before.get(stream, 0) + 1
+            op = self._app.read_stream(stream, tenant=self._tenant, from_version=first)
+            try:
+                found = [event.data for event in await op]
+            except StreamNotFound:
+                found = []
+            same(found, list(expected), f"events appended to {stream!r}")
+
+        return self._look(step)
 
     def then_raises(self, error: type[Exception], match: str = "") -> Self:
         """What happened raised *error* with *match* in its text."""

@@ -32,7 +32,7 @@ def bound(
         app.registry.bind()
         return app.registry.projection(projection), app.registry.types
     definition: Definition = projection()
-    definition.named("scenario", 1, "live")
+    definition.named("scenario", 1, "async")
     types = EventTypes()
     for cls in dict.fromkeys([*_mentioned(definition, names), *happened]):
         if is_event_class(cls):
@@ -61,9 +61,10 @@ def survived(definition: Definition, name: str, state: Any) -> Any:
 def _mentioned(definition: Definition, names: Mapping[str, Any]) -> list[type[Any]]:
     """The classes in annotations of handlers, and those below base classes there."""
     found: list[type[Any]] = []
-    for handler in handlers_of(definition, names):
-        for parameter in handler.parameters:
-            found += _classes(handler.annotations.get(parameter))
+    for one in definition.members or (definition,):
+        for handler in handlers_of(one, names):
+            for parameter in handler.parameters:
+                found += _classes(handler.annotations.get(parameter))
     return found
 
 

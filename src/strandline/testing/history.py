@@ -39,6 +39,10 @@ class History:
             self._versions[checked_stream(stream)] += 1
             self._events.append(Happened(stream, self._versions[stream], event))
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._events)
+
     def classes(self) -> list[type[Any]]:
         """The classes of the events, each once."""
         return list(dict.fromkeys(type(one.event) for one in self._events))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from strandline.errors import InvalidDefinition
+from strandline.projections.failure_policy import ErrorPolicy
 from strandline.projections.projection import Projection
 from strandline.projections.registry import Registry
 from strandline.projections.subscription import Handle, subscription
@@ -53,18 +54,27 @@ class Registration:
         return register
 
     def projection(
-        self, name: str, *, version: int = 1, lifecycle: str = "async", shards: int = 1
+        self,
+        name: str,
+        *,
+        version: int = 1,
+        lifecycle: str = "async",
+        shards: int = 1,
+        on_error: ErrorPolicy | None = None,
     ) -> Callable[[P], P]:
         """Register the decorated class as projection *name*.
 
         Args:
             name: 1 to 40 of a-z, 0-9 and _; part of the table's name.
-            version: Raise it when the rules change: the new version is built beside the old one.
+            version: Raise it when the rules change: the new version is built beside the old one, and
+                both may be registered; the name means the highest. ``retire`` ends the old one.
             lifecycle: ``"async"``: by a node; ``"inline"``: in the append's transaction;
-                ``"live"``: folded on demand, stored nowhere.
+                ``"live"``: folded on demand, stored nowhere. May be changed later.
             shards: Into how many parts it is cut that different nodes can run: by the hash of the
                 stream; of the key, for ``sl.MultiStream`` and ``sl.Table``. Can be changed at any
                 time: the parts stop at one position, and the new ones go on there.
+            on_error: What is done about events that it cannot process, while a node runs it; the
+                settings ``on_apply_failed``, ``on_undecodable`` and ``on_unknown_type`` when None.
 
         Raises:
             InvalidDefinition: A handler cannot work; the message says which and why.
@@ -78,7 +88,7 @@ class Registration:
                     " sl.Table or sl.Sql"
                 )
             definition = cls()
-            definition.named(name, version, lifecycle, shards)
+            definition.named(name, version, lifecycle, shards, on_error)
             self.registry.add_projection(definition, names)
             return cls
 
@@ -92,6 +102,7 @@ class Registration:
         start: str | int = "beginning",
         batch_events: int | None = None,
         shards: int = 1,
+        on_error: ErrorPolicy | None = None,
     ) -> Callable[[F], F]:
         """Call the decorated function with batches of events, in order.
 
@@ -105,6 +116,8 @@ class Registration:
             batch_events: Events in a batch at the most; the setting ``page_events`` when None.
             shards: Into how many parts it is cut that different nodes can run, by the hash of the
                 stream: events of one stream stay in order, those of different streams do not.
+            on_error: As for projections. An outside system that is away fails every event: let its
+                errors pause, e.g. ``sl.ErrorPolicy(exceptions={ConnectionError: "pause"})``.
         """
 
         def register(handle: F) -> F:
@@ -117,6 +130,7 @@ class Registration:
                     start=start,
                     batch_events=batch_events,
                     shards=shards,
+                    on_error=on_error,
                 )
             )
             return handle

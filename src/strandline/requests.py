@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -13,6 +13,8 @@ from strandline.events.append import Append
 from strandline.events.codec import EventTypes
 from strandline.events.event import Appended, RecordedEvent, checked_stream
 from strandline.postgres.operations import Op
+from strandline.projections import lifecycles
+from strandline.projections.composite import Composite, CompositeDocuments
 from strandline.projections.documents import Documents
 from strandline.projections.fold import PageFold
 from strandline.projections.inline import (
@@ -20,11 +22,12 @@ from strandline.projections.inline import (
     InlineDocuments,
     all_or_nothing,
     appended_rows,
-    take_turns,
+    take_part,
 )
 from strandline.projections.multi_stream import MultiStream
 from strandline.projections.projection import Lifecycle, Projection
 from strandline.projections.registry import Reference, Registry
+from strandline.projections.shadow import LIVE
 from strandline.projections.single_stream import SingleStream
 from strandline.projections.sql_projection import OwnTables, Sql
 from strandline.projections.table import TableRows
@@ -33,7 +36,7 @@ from strandline.settings import Settings
 
 S = TypeVar("S")
 
-Model = Documents[Any] | TableRows | OwnTables
+Model = Documents[Any] | CompositeDocuments | TableRows | OwnTables
 """What a stored projection writes."""
 
 
@@ -46,11 +49,60 @@ class Requests:
         self._models: dict[str, Model] = {}
         self.inlines = [self._inline(one) for one in registry.of(Lifecycle.INLINE)]
 
+    # ---- what there is to keep
+
+    def learn_retired(self) -> Op[None]:
+        """Leave out what the database has retired; before the tables of read models are made."""
+        registry = self.registry
+        labels = [one.label for one in registry.projections.values()]
+        registry.retired = (yield from lifecycles.retired(labels)) if labels else set()
+        self.inlines = [self._inline(one) for one in registry.of(Lifecycle.INLINE)]
+
     def create_read_models(self) -> Op[None]:
         """Make the tables of every stored projection, unless they are there."""
+        for projection in self._stored():
+            yield from self.model(projection).create()
+
+    def unsettled(self) -> Op[bool]:
+        """Whether some projection is not kept as the code says: ``settle`` is to be run."""
+        stored = self._stored()
+        return bool(stored and (yield from lifecycles.unsettled(stored)))
+
+    def settle(self) -> Op[None]:
+        """Let every stored projection be kept as the code says; in a transaction of its own.
+
+        Raises:
+            InvalidDefinition: One cannot be kept by its appends now; the message says why.
+            DatabaseUnavailable: Appends under way did not end soon; see ``lifecycles.is_locked``.
+        """
+        channel = f"{self.settings.schema}.cluster"
+        yield from lifecycles.settle(self._stored(), channel=channel)
+
+    def left_to_nodes(self) -> Op[list[str]]:
+        """What the code says is inline, and nodes keep: in words."""
+        inline = [one.label for one in self.registry.of(Lifecycle.INLINE)]
+        known = (yield from lifecycles.kept(inline)) if inline else {}
+        return [
+            f"{one.label} is inline in this code, but nodes keep it since position {one.until}:"
+            " this looks like old code; wait_for waits for nothing, and reads may be behind"
+            for one in known.values()
+            if one.lifecycle == lifecycles.ASYNC
+        ]
+
+    def drop_retired(self, label: str, drop: Callable[[str], Op[None]]) -> Op[None]:
+        """Drop the tables of *label*, which is retired: by *drop*, and what only this code knows."""
+        yield from drop(label)
         for projection in self.registry.projections.values():
-            if projection.lifecycle is not Lifecycle.LIVE:
-                yield from self.model(projection).create()
+            if projection.label == label and projection.lifecycle is not Lifecycle.LIVE:
+                yield from _model(projection, self.registry.types).drop()
+
+    def forget(self, label: str) -> None:
+        """*label* was retired: leave it out from now on."""
+        self.registry.retired.add(label)
+        self.inlines = [one for one in self.inlines if one.label != label]
+
+    def _stored(self) -> list[Projection]:
+        return [one for one in self.registry.kept() if one.lifecycle is not Lifecycle.LIVE]
 
     def empty(self, reference: Reference) -> Op[None]:
         """Delete everything that a projection has written."""
@@ -63,6 +115,8 @@ class Requests:
             InvalidDefinition: The tables are the user's own.
         """
         found = self.model(reference)
+        if isinstance(found, CompositeDocuments):
+            raise _of_members(found)
         if isinstance(found, OwnTables):
             raise InvalidDefinition(f"{found.label} writes to tables of your own: ask them by SQL")
         return found
@@ -75,10 +129,14 @@ class Requests:
             InvalidDefinition: It is live.
         """
         projection = self.registry.projection(reference)
-        found = self._models.get(projection.name)
+        found = self._models.get(projection.label)
         if found is None:
-            found = self._models[projection.name] = _model(projection, self.registry.types)
+            found = self._models[projection.label] = _model(projection, self.registry.types)
         return found
+
+    def model_in(self, place: str, reference: Reference) -> Model:
+        """What a stored projection writes when it is built in the schema *place*, given as SQL."""
+        return _model(self.registry.projection(reference), self.registry.types, place)
 
     # ---- events
 
@@ -118,8 +176,7 @@ class Requests:
 
         Must run inside a transaction when ``concerned`` is not empty.
         """
-        concerned = self.concerned(items)
-        yield from take_turns(concerned)
+        concerned = yield from take_part(self.concerned(items))
         if len(items) == 1:
             done = [(yield from appending.append(items[0]))]
         else:
@@ -150,6 +207,8 @@ class Requests:
             InvalidDefinition: It keeps no documents.
         """
         found = self.model(reference)
+        if isinstance(found, CompositeDocuments):
+            raise _of_members(found)
         if not isinstance(found, Documents):
             raise InvalidDefinition(
                 f"{found.projection.label} is a {found.projection.kind} projection and keeps no"
@@ -165,6 +224,8 @@ class Requests:
             InvalidDefinition: It is no table.
         """
         found = self.model(reference)
+        if isinstance(found, CompositeDocuments):
+            raise _of_members(found)
         if not isinstance(found, TableRows):
             raise InvalidDefinition(
                 f"{found.projection.label} is no table: ask app.query(...) for its documents"
@@ -247,6 +308,7 @@ class Requests:
 
     def _inline(self, projection: Projection) -> Inline:
         model = self.model(projection)
+        assert not isinstance(model, CompositeDocuments)  # nodes run them, appends never
         if not isinstance(model, Documents):
             return model
         fold = PageFold(model.projection, self.registry.types)
@@ -259,19 +321,41 @@ class Requests:
                 f"{projection.label} is a {projection.kind} projection: only single-stream ones"
                 " can be folded live, since only there the stream names all events"
             )
+        if projection.enrich_handler is not None or projection.hears_upstream:
+            raise InvalidDefinition(
+                f"{projection.label} needs more than the stream's events (@sl.enrich, or earlier"
+                " stages of its composite): only nodes fold it, so ask for its documents"
+            )
         return projection
 
 
-def _model(projection: Projection, types: EventTypes) -> Model:
+def _of_members(composite: CompositeDocuments) -> InvalidDefinition:
+    names = ", ".join(one.projection.name for one in composite.members)
+    return InvalidDefinition(
+        f"{composite.label} is a composite: ask its members for documents ({names})"
+    )
+
+
+def _model(projection: Projection, types: EventTypes, place: str = LIVE) -> Model:
     if projection.lifecycle is Lifecycle.LIVE:
         raise InvalidDefinition(f"{projection.label} is live: ask app.live(...) for it")
     if isinstance(projection, Table):
-        return TableRows(projection)
+        return TableRows(projection, place)
+    if isinstance(projection, Composite):
+        return CompositeDocuments(projection, place)
     if isinstance(projection, Sql):
-        return OwnTables(projection, types)
+        return OwnTables(projection, types, place)
     if isinstance(projection, SingleStream | MultiStream):
-        return Documents(projection)
+        return Documents(projection, place)
     raise InvalidDefinition(f"{projection.label}: a {projection.kind} stores nothing of its own")
 
 
+def rest_between_tries(chance: float) -> float:
+    """Seconds that a change that gave way leaves to appends; *chance* is from 0 to 1."""
+    return 0.1 + 0.2 * chance
+
+
+SETTLED_WITHIN = (
+    30.0  # seconds for appends under way to end when somebody else is to keep a projection
+)
 LIVE_PAGE = 1000  # events folded at once, so that a long stream needs little memory

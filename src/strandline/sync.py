@@ -6,6 +6,8 @@ is asynchronous only. Needs the extra ``sync``.
 
 from __future__ import annotations
 
+import logging
+import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from strandline.daemon.progress import POLL, are_beyond, behind, positions_of
-from strandline.errors import AnswerTimedOut, InvalidDefinition, NotOpen
+from strandline.errors import AnswerTimedOut, DatabaseUnavailable, InvalidDefinition, NotOpen
 from strandline.events import read as reading
 from strandline.events.event import (
     ANY,
@@ -30,10 +32,13 @@ from strandline.postgres import migrations
 from strandline.postgres.blocking import BlockingPool
 from strandline.postgres.operations import BlockingSession, Call, Op, Rows
 from strandline.postgres.statements import verbatim
+from strandline.projections.lifecycles import is_locked
 from strandline.projections.registry import Reference, Registry
 from strandline.registration import Registration
-from strandline.requests import Requests
+from strandline.requests import SETTLED_WITHIN, Requests, rest_between_tries
 from strandline.settings import load
+
+log = logging.getLogger("strandline.sync")
 
 
 class Transaction:
@@ -159,9 +164,12 @@ class App(Registration):
             if self.settings.migrate_at_start:
                 with pool.transaction() as session:
                     session.run(migrations.apply(schema))
+                    session.run(self._requests.learn_retired())
                     session.run(self._requests.create_read_models())
             else:
                 pool.run(migrations.check(schema))
+                pool.run(self._requests.learn_retired())
+            _settle(pool, self._requests)
         except BaseException:
             pool.close()
             raise
@@ -346,6 +354,25 @@ class App(Registration):
         self._server = Embedded(self.settings.embedded_folder(self.name), app=self.name)
         url: str = self._server.start().url
         return url
+
+
+def _settle(pool: BlockingPool, requests: Requests) -> None:
+    """The twin of ``strandline.app.versions.settle``."""
+    deadline = time.monotonic() + SETTLED_WITHIN
+    while pool.run(requests.unsettled()):
+        try:
+            with pool.transaction() as session:
+                session.run(requests.settle())
+        except DatabaseUnavailable as error:
+            if not is_locked(error):
+                raise
+            if time.monotonic() >= deadline:
+                raise AnswerTimedOut(
+                    f"a change of lifecycle was not made within {SETTLED_WITHIN:g} s: {error}"
+                ) from error
+            time.sleep(rest_between_tries(random.random()))  # noqa: S311 - spreading, not secrecy
+    for text in pool.run(requests.left_to_nodes()):
+        log.warning(text)
 
 
 def _own(sql: str, arguments: tuple[Any, ...]) -> Op[Rows]:

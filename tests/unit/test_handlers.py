@@ -154,7 +154,7 @@ def registered(name: str = "accounts") -> Registry:
 
 def test_a_projection_is_found_by_class_definition_name_and_label() -> None:
     registry = registered()
-    definition = registry.projections["accounts"]
+    definition = registry.projections["accounts:v2"]
 
     for reference in (Accounts, definition, "accounts", "accounts:v2"):
         assert registry.projection(reference) is definition
@@ -167,17 +167,17 @@ def test_an_unknown_projection_is_told_with_those_there_are() -> None:
         pass
 
     with pytest.raises(
-        UnknownProjection, match=r"no projection 'orders'.*\(registered: accounts\)"
+        UnknownProjection, match=r"no projection 'orders'.*\(registered: accounts:v2\)"
     ):
         registered().projection("orders")
     with pytest.raises(UnknownProjection, match="no projection 'Elsewhere'"):
         registered().projection(Elsewhere)
 
 
-def test_a_name_is_given_once() -> None:
+def test_a_version_of_a_name_is_given_once() -> None:
     registry = registered()
     again = Accounts()
-    again.named("accounts", 1, "async")
+    again.named("accounts", 2, "async")
 
     async def follow(batch: EventBatch) -> None: ...
 

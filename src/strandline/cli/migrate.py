@@ -30,7 +30,9 @@ async def apply(options: Options) -> None:
         async with db.pool.transaction() as session:
             done = await session.run(migrations.apply(schema))
             if db.app is not None:
-                await session.run(db.requests.create_read_models())
+                requests = db.requests
+                await session.run(requests.learn_retired())
+                await session.run(requests.create_read_models())
     if options.json:
         output.write_json(
             [{"number": one.number, "name": one.name, "outcome": "applied"} for one in done]

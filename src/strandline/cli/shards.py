@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LIST_FIELDS = (
     *("name", "version", "kind", "lifecycle", "shard", "shards", "wanted", "seal", "state"),
     *("position", "lag_events", "lag_seconds", "rate", "node", "owner", "epoch", "reason"),
-    *("failure", "changed_at"),
+    *("category", "phase", "attempts", "pauses", "next_at", "failure", "changed_at"),
 )
 
 NEVER_RAN = "never ran"
@@ -54,6 +54,11 @@ class Standing:
     owner: str | None
     epoch: int | None
     reason: str | None
+    category: str | None
+    phase: str | None
+    attempts: int | None
+    pauses: int | None
+    next_at: datetime | None
     failure: str | None
     changed_at: datetime | None
 
@@ -76,13 +81,14 @@ async def standings(db: Database) -> tuple[Extent, list[Standing]]:
     from strandline.postgres.diagnosis import server_facts
 
     registry = need_app(db.app).registry
+    await db.pool.run(db.requests.learn_retired())
     known: dict[str, list[ShardProgress]] = {}
     for one in await db.pool.run(progress(registry.labels())):
         known.setdefault(one.label, []).append(one)
     extent = await db.pool.run(log_extent())
     connected = (await db.pool.run(server_facts())).apps > 0
     found: list[Standing] = []
-    for projection in registry.projections.values():
+    for projection in registry.kept():
         facts = {
             "version": projection.version,
             "kind": projection.kind,
@@ -94,18 +100,18 @@ async def standings(db: Database) -> tuple[Extent, list[Standing]]:
         facts = {"version": None, "kind": "subscription", "lifecycle": "async"}
         told = known.get(subscription.label, [])
         found += _standings(subscription.name, facts, told, extent, connected=connected)
-    return extent, sorted(found, key=lambda one: one.name)
+    return extent, sorted(found, key=_version)
 
 
 def together(found: Iterable[Standing]) -> list[Standing]:
     """One standing for each projection: the worst state, the least position, all nodes."""
-    return [_summed(list(some)) for _, some in groupby(found, key=lambda one: one.name)]
+    return [_summed(list(some)) for _, some in groupby(found, key=_version)]
 
 
 def recuts(found: Iterable[Standing]) -> list[str]:
     """What is being cut into another number of shards, in words."""
     told = []
-    for _, some in groupby(found, key=lambda one: one.name):
+    for _, some in groupby(found, key=_version):
         shards = list(some)
         first = shards[0]
         if first.wanted == first.shards:
@@ -116,6 +122,10 @@ def recuts(found: Iterable[Standing]) -> list[str]:
             text += f": {there} of them have come to position {first.seal:,}, where all stop"
         told.append(text)
     return told
+
+
+def _version(one: Standing) -> tuple[str, int]:
+    return one.name, one.version or 0
 
 
 def state_of(told: ShardProgress, *, connected: bool) -> str:
@@ -161,6 +171,11 @@ def _standing(
             "owner": str(told.owner) if told.owner else None,
             "epoch": told.epoch,
             "reason": told.reason or None,
+            "category": told.category,
+            "phase": told.phase,
+            "attempts": told.attempts,
+            "pauses": told.pauses,
+            "next_at": told.next_at,
             "failure": told.failure,
             "changed_at": told.changed_at,
         }
@@ -184,6 +199,33 @@ def _summed(shards: list[Standing]) -> Standing:
         owner=None,
         epoch=None,
     )
+
+
+def trouble(one: Standing, now: datetime) -> list[str]:
+    """What a shard fails with, at which event, and when it tries again: a line each."""
+    import msgspec
+
+    lines = [f"{one.title} {one.state}: {one.reason}"]
+    facts = msgspec.json.decode(one.failure) if one.failure else {}
+    what = " ".join(text for text in (one.category, f"in {one.phase}") if text) if one.phase else ""
+    if facts.get("position"):
+        place = f"event at position {facts['position']:,}"
+        if facts.get("type"):
+            place += f", type {facts['type']}"
+        if facts.get("stream"):
+            place += f", stream {facts['stream']} version {facts['version']}"
+        what = f"{what}: {place}" if what else place
+    if facts.get("handler"):
+        what += f", handler {facts['handler']}"
+    if what:
+        lines.append(f"  {what}")
+    if one.state == "paused" and one.next_at is not None:
+        left = max(0.0, (one.next_at - now).total_seconds())
+        lines.append(
+            f"  {one.attempts} tries failed, pause {one.pauses}: next try in {left:.0f} s, at"
+            f" {one.next_at:%H:%M:%S} UTC"
+        )
+    return lines
 
 
 def _waited(since: datetime | None, now: datetime) -> float:

@@ -3,21 +3,34 @@
 Single-stream documents are safe by the stream's row lock, which the append holds. Everything else
 gathers from many streams, so appends that touch such a projection take turns: a lock per
 projection, taken before positions are drawn, makes commit order and position order the same.
+
+Who keeps a projection can change while old code still appends to it (see ``lifecycles``). So every
+append asks, in the statement that takes the turns, which of its projections are inline still, and
+leaves the others to the nodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from strandline.postgres.operations import Answer, Call, Op, Rows, none
+from strandline.postgres.operations import Answer, Call, Op, Rows, many, none
 from strandline.postgres.statements import SqlFile
 from strandline.projections.documents import Documents
 from strandline.projections.fold import PageFold, Row
 
+
+@dataclass(frozen=True, slots=True)
+class StillInline:
+    """A projection that appends bring up to date."""
+
+    label: str
+
+
 _sql = SqlFile(__name__)
-TAKE_TURNS = _sql.none("take_turns")
+TAKE_PART = _sql.many("take_part", StillInline)
 BEGIN_APPEND = _sql.none("begin_append")
 UNDO_APPEND = _sql.none("undo_append")
 KEEP_APPEND = _sql.none("keep_append")
@@ -66,10 +79,17 @@ class InlineDocuments:
             yield from self._documents.save(found)
 
 
-def take_turns(inlines: Iterable[Inline]) -> Op[None]:
-    """Wait until no other append to those that need it is under way, in one order for everybody."""
-    for label in sorted(one.label for one in inlines if one.takes_turns):
-        yield from none(TAKE_TURNS, label)
+def take_part(inlines: Sequence[Inline]) -> Op[list[Inline]]:
+    """Those of *inlines* that this append must bring up to date; run it before it draws positions.
+
+    Waits until no other append to those that take turns is under way, in one order for everybody.
+    """
+    if not inlines:
+        return []
+    labels = [one.label for one in inlines]
+    turns = [one.label for one in inlines if one.takes_turns]
+    found = {one.label for one in (yield from many(TAKE_PART, labels, turns))}
+    return [one for one in inlines if one.label in found]
 
 
 def appended_rows(tenant: str, stream: str, *, after: int, up_to: int) -> Op[Rows]:

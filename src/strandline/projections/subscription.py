@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from strandline.errors import InvalidDefinition
 from strandline.events.codec import EventTypes
 from strandline.events.event import RecordedEvent
+from strandline.projections.failure_policy import ErrorPolicy, checked_policy
 from strandline.projections.projection import checked_name, checked_shards
 
 E = TypeVar("E")
@@ -60,6 +61,7 @@ class Subscription:
         start: Where a new subscription begins: ``"beginning"``, ``"present"`` or a position.
         batch_events: Events in a batch at the most.
         shards: Into how many shards its streams are cut.
+        on_error: What is done about events that it cannot process; None: what the settings say.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Subscription:
     start: str | int = "beginning"
     batch_events: int | None = None
     shards: int = 1
+    on_error: ErrorPolicy | None = None
 
     @property
     def label(self) -> str:
@@ -90,6 +93,7 @@ def subscription(
     start: str | int = "beginning",
     batch_events: int | None = None,
     shards: int = 1,
+    on_error: ErrorPolicy | None = None,
 ) -> Subscription:
     """Check and make a subscription.
 
@@ -110,4 +114,7 @@ def subscription(
             f"subscription {name!r}: start={start!r} is not 'beginning', 'present' or a position"
         )
     checked_shards(shards, f"subscription {name!r}")
-    return Subscription(name, handle, count == 2, tuple(types), start, batch_events, shards)
+    checked_policy(on_error, f"subscription {name!r}")
+    return Subscription(
+        name, handle, count == 2, tuple(types), start, batch_events, shards, on_error
+    )

@@ -17,6 +17,7 @@ PAGES = [
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 NAMED_TEST = re.compile(r"`(?P<name>test_\w+)`")
+TEST = re.compile(r"^(?:async )?def (?P<name>test_\w+)", re.MULTILINE)
 WORDS = 500
 ADR_WORDS = 600  # about a page
 
@@ -51,6 +52,30 @@ def test_tests_that_a_page_names_exist(page: Path) -> None:
     named = {one["name"] for one in NAMED_TEST.finditer(page.read_text(encoding="utf-8"))}
 
     assert {one for one in named if f"def {one}(" not in source and one not in files} == set()
+
+
+def test_every_scenario_is_claimed_beside_others() -> None:
+    claimed = "\n".join(
+        page.read_text(encoding="utf-8") for page in (ROOT / "docs/compare").glob("*.md")
+    )
+    scenarios = [
+        one["name"]
+        for file in (ROOT / "tests/scenarios").glob("test_*.py")
+        for one in TEST.finditer(file.read_text(encoding="utf-8"))
+    ]
+
+    assert len(scenarios) > 50
+    assert [one for one in scenarios if f"`{one}`" not in claimed] == []
+
+
+def test_every_claim_about_read_models_names_a_test_and_says_who_is_better() -> None:
+    text = (ROOT / "docs/compare/marten.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    claims = [row for row in rows if len(row) == 5 and row[4].strip() not in ("test", "---")]
+
+    assert len(claims) > 50
+    assert [row[0] for row in claims if row[3].strip() not in ("+", "−", "=")] == []
+    assert [row[0] for row in claims if not NAMED_TEST.search(row[4])] == []
 
 
 def test_every_page_is_reached_from_the_index() -> None:

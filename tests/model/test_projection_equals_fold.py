@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import stamina
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tally import (
@@ -40,12 +39,7 @@ class Crash:
     kind: str
 
 
-@pytest.fixture(autouse=True)
-def impatient():
-    """Failures are tried again at once."""
-    stamina.set_testing(True, attempts=4)
-    yield
-    stamina.set_testing(False)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @settings(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -242,11 +242,18 @@ class Place(MultiStream[PlaceState]):
 MODELS = {"trips": Trip, "days": Day, "distances": Distance, "places": Place}
 
 
-def trip_app(url: str, *, lifecycle: str = "async", **settings: Any) -> App:
-    """An app with all events and read models."""
+def trip_app(
+    url: str,
+    *,
+    lifecycle: str = "async",
+    models: Mapping[str, type[Any]] = MODELS,
+    declared: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> App:
+    """An app with all events and *models*, which are registered as *declared*."""
     app = App("trips", url, **{"failure_pause": 0.2, **settings})
     for event_name, cls in EVENTS.items():
         app.event(event_name)(cls)
-    for name, model in MODELS.items():
-        app.projection(name, lifecycle=lifecycle)(model)
+    for name, model in models.items():
+        app.projection(name, **{"lifecycle": lifecycle, **(declared or {})})(model)
     return app

@@ -51,6 +51,8 @@ def _trip(trips: dict[str, TripState], stream: str, kind: str, event: Any) -> No
         trip.state = event.state
     elif kind == "Travel":
         trip.traveled += sum(one.distance for one in event.movements)
+    elif kind == "FailingEvent" and event.reason:
+        trip.traveled = 0.0  # as the mended rule of poison.py says
     elif kind == "TripEnded":
         trip.active, trip.ended_on, trip.state = False, event.day, event.state
     gone = (

@@ -73,6 +73,9 @@ class Withdrawn:
     branch: str
 
 
+PAUSES = sl.ErrorPolicy(
+    apply="pause"
+)  # for lists in the order of positions, and to hold a shard up
 Booking = Deposited | Withdrawn
 EitherWay = sl.RecordedEvent[Deposited] | sl.RecordedEvent[Withdrawn]
 
@@ -121,7 +124,7 @@ def book(account: Account, event: Any, number: int, *, follows: bool = True) -> 
 
 
 app.projection("accounts", version=1)(Accounts)
-app.projection("branches", version=1)(Branches)
+app.projection("branches", version=1, on_error=PAUSES)(Branches)
 
 
 @app.projection("turnover", version=1)
@@ -145,7 +148,7 @@ class Turnover(sl.Table):
     )
 
 
-@app.projection("ledger", version=1)
+@app.projection("ledger", version=1, on_error=PAUSES)
 class Ledger(sl.Sql):
     """One row an event, in the order of arrival. Nothing in the table refuses a second one."""
 
@@ -162,7 +165,7 @@ class Ledger(sl.Sql):
         )
 
 
-@app.subscription("journal", types=[Deposited, Withdrawn])
+@app.subscription("journal", types=[Deposited, Withdrawn], on_error=PAUSES)
 async def journal(batch: sl.EventBatch, tx: sl.Transaction) -> None:
     """One row an event, in the transaction of the checkpoint."""
     for event in batch:
@@ -176,6 +179,20 @@ async def journal(batch: sl.EventBatch, tx: sl.Transaction) -> None:
         batch.epoch,
     )
     puppet.in_transaction()
+
+
+@app.subscription("notes", types=[Deposited, Withdrawn])
+async def notes(batch: sl.EventBatch, tx: sl.Transaction) -> None:
+    """One row an event; a stream whose event fails waits, and comes later, in order."""
+    for event in batch:
+        taste("notes", event.stream)
+    await tx.execute(
+        "INSERT INTO chaos.notes (position, stream, number)"
+        " SELECT p, s, n FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS u(p, s, n)",
+        [event.position for event in batch],
+        [event.stream for event in batch],
+        [event.data.number for event in batch],
+    )
 
 
 SLICES = Path(os.environ.get("CHAOS_FOLDER", ".")) / "slices"

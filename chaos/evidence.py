@@ -12,7 +12,8 @@ import asyncpg
 from chaos.oracle import Event, Evidence, Sample, Violation
 
 DOCUMENTS = ("accounts", "branches", "sliced", "sliced_branches")
-LISTS = ("ledger", "journal")
+LISTS = ("ledger", "journal", "notes")
+OPEN_LETTERS = "SELECT count(*) FROM strandline.dead_letters WHERE status IN ('parked', 'skipped')"
 RECORDER = Path(__file__).with_name("recorder.sql")
 
 EVENTS = """
@@ -126,6 +127,7 @@ class Collector:
             accusations=await self._accusations(connection),
             acknowledged=self._acknowledged(),
             samples=samples,
+            open_letters=await connection.fetchval(OPEN_LETTERS),
         )
 
     async def _accusations(self, connection: Any) -> list[Violation]:

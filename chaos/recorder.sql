@@ -19,6 +19,13 @@ CREATE TABLE chaos.journal (
     epoch    bigint NOT NULL
 );
 
+CREATE TABLE chaos.notes (
+    seq      bigint GENERATED ALWAYS AS IDENTITY,
+    position bigint NOT NULL,
+    stream   text   NOT NULL,
+    number   bigint NOT NULL
+);
+
 -- Every change of a node's state, of a lease's holder, of an owner. Ids grow in the order of commits
 -- of one row: they are drawn while its lock is held.
 CREATE TABLE chaos.signs (

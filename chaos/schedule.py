@@ -38,6 +38,11 @@ SLOW = (
     "pool_exhausted",
     "blocked_loop",
     "poison_event",
+    "poison_parked",
+    "rebuild",
+    "rebuild_killed",
+    "rebuild_cancelled",
+    "verify",
 )
 WIDE = (
     "join_many",
@@ -49,6 +54,7 @@ WIDE = (
     "fail_over",
     "disk_full",
     "other_slices",
+    "read_only",
 )
 EXTRA = ("fail_over_losing",)  # only when asked for: it loses what was acknowledged
 FIRST, LAST = 0.1, 1.0  # seconds between the first fault of a round and those that follow

@@ -27,12 +27,12 @@ def apply(which: str) -> None:
     """Patch this process as *which* says; nothing for an empty text."""
     if not which:
         return
-    from strandline.daemon import batch, checkpoint
+    from strandline.daemon import checkpoint, document_batch
 
     for name in NAMES:
         statement = getattr(checkpoint, name)
         changed = dataclasses.replace(statement, text=unfence(statement.text, which), rendered={})
-        for module in (checkpoint, batch):
+        for module in (checkpoint, document_batch):
             if hasattr(module, name):
                 setattr(module, name, changed)
 

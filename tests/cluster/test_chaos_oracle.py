@@ -140,6 +140,21 @@ PLANTED: dict[str, tuple[str, str]] = {
             " FROM chaos.ledger o WHERE l.seq + o.seq = 5 AND l.seq IN (2, 3)"
         ),
     ),
+    "events of one stream in another order": (
+        "I1",
+        (
+            "UPDATE chaos.notes l SET position = o.position, number = o.number FROM chaos.notes o"
+            " WHERE l.stream = 'w1-2' AND o.stream = 'w1-2' AND l.number + o.number = 5"
+            " AND l.number IN (2, 3)"
+        ),
+    ),
+    "an event put aside and never replayed": (
+        "I9",
+        (
+            "INSERT INTO strandline.dead_letters (label, shard, tenant, key, position, stream, version, type, status)"
+            " VALUES ('notes', 'notes:all', 'default', 'w1-1', 1, 'w1-1', 1, 'deposited', 'parked')"
+        ),
+    ),
     "an event applied twice to a document": (
         "I1",
         "UPDATE strandline.doc_accounts_v1 SET data = jsonb_set(data, '{events}', '11') WHERE id = 'w1-1'",

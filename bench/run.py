@@ -56,7 +56,7 @@ def main() -> None:
             f"load {load:.1f}: this machine is busy, quote no number of this run", file=sys.stderr
         )
     began = time.monotonic()
-    with _server() as url:
+    with server() as url:
         for number in range(options.rounds):
             for name, system in steps:
                 found = run_step(url, name, system, SHORT if options.short else FULL)
@@ -79,28 +79,20 @@ def run_step(url: str, name: str, system: str, sizes: Sizes) -> list[results.Row
     Raises:
         SystemExit: It failed, or what came out was wrong. The run ends there.
     """
-    database = f"bench_{uuid4().hex[:12]}"
-    asyncio.run(_execute(url, f"CREATE DATABASE {database}"))
-    job = {
-        "system": system,
-        "workload": name,
-        "url": urlunsplit(urlsplit(url)._replace(path=f"/{database}")),
-        "sizes": asdict(sizes),
-    }
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.step"],
-            input=json.dumps(job),
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=HERE.parent,
-            timeout=STEP_LIMIT,
-            check=False,
-        )
+        with temporary_database(url) as place:
+            job = {"system": system, "workload": name, "url": place, "sizes": asdict(sizes)}
+            done = subprocess.run(
+                [sys.executable, "-m", "bench.step"],
+                input=json.dumps(job),
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=HERE.parent,
+                timeout=STEP_LIMIT,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise SystemExit(f"{name} of {system} took more than {STEP_LIMIT:.0f} s") from None
-    finally:
-        asyncio.run(_execute(url, f"DROP DATABASE {database} WITH (FORCE)"))
     if done.returncode:
         raise SystemExit(f"{name} of {system} failed; nothing is written")
     measures = json.loads(done.stdout.splitlines()[-1])
@@ -131,7 +123,8 @@ def _names(known: Sequence[str]) -> Any:
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[str]:
+def server() -> Iterator[str]:
+    """The server to measure on: the one that is given, or one for this run."""
     given = os.environ.get("STRANDLINE_DATABASE_URL")
     if given:
         yield given
@@ -144,6 +137,17 @@ def _server() -> Iterator[str]:
             yield server.url
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_database(url: str) -> Iterator[str]:
+    """A new, empty database on the server of *url*; its own URL."""
+    database = f"bench_{uuid4().hex[:12]}"
+    asyncio.run(_execute(url, f"CREATE DATABASE {database}"))
+    try:
+        yield urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+    finally:
+        asyncio.run(_execute(url, f"DROP DATABASE {database} WITH (FORCE)"))
 
 
 async def _execute(url: str, sql: str) -> None:

@@ -41,6 +41,7 @@ from strandline.errors import (
 TYPE_CHECKING = False  # as type checkers know it; `typing` itself is slow to import
 if TYPE_CHECKING:
     from strandline.app import App, Transaction
+    from strandline.daemon.letter_desk import DeadLetter
     from strandline.events.bulk import ImportedEvent
     from strandline.events.event import (
         ANY,
@@ -53,7 +54,19 @@ if TYPE_CHECKING:
         StreamState,
         Unknown,
     )
-    from strandline.projections.handlers import apply, create, delete, fan_out, key
+    from strandline.projections.composite import Composite
+    from strandline.projections.effects import Change, Changes
+    from strandline.projections.enrichment import Lookup
+    from strandline.projections.failure_policy import ErrorPolicy
+    from strandline.projections.handlers import (
+        apply,
+        create,
+        delete,
+        effects,
+        enrich,
+        fan_out,
+        key,
+    )
     from strandline.projections.multi_stream import MultiStream
     from strandline.projections.single_stream import SingleStream
     from strandline.projections.sql_projection import Sql, Statements, execute
@@ -79,6 +92,7 @@ if TYPE_CHECKING:
         bucket,
         constant,
     )
+    from strandline.projections.upstream import Deleted, Updated
 
 __version__ = "0.1.0"
 
@@ -96,17 +110,24 @@ __all__ = [
     "App",
     "Appended",
     "ApplyFailed",
+    "Change",
+    "Changes",
     "CheckpointMoved",
+    "Composite",
     "ConflictError",
     "DatabaseUnavailable",
+    "DeadLetter",
+    "Deleted",
     "DocumentNotFound",
     "DuplicateEvent",
+    "ErrorPolicy",
     "EventBatch",
     "EventFailure",
     "Expected",
     "ImportedEvent",
     "InvalidDefinition",
     "InvalidInput",
+    "Lookup",
     "Metadata",
     "MultiStream",
     "NotFound",
@@ -130,6 +151,7 @@ __all__ = [
     "Unknown",
     "UnknownEventType",
     "UnknownProjection",
+    "Updated",
     "WrongVersion",
     "add",
     "apply",
@@ -139,6 +161,8 @@ __all__ = [
     "count",
     "create",
     "delete",
+    "effects",
+    "enrich",
     "execute",
     "fan_out",
     "first",
@@ -151,6 +175,7 @@ __all__ = [
 
 _HOMES = {
     "strandline.app": ("App", "Transaction"),
+    "strandline.daemon.letter_desk": ("DeadLetter",),
     "strandline.events.bulk": ("ImportedEvent",),
     "strandline.events.event": (
         "ANY",
@@ -163,7 +188,19 @@ _HOMES = {
         "StreamState",
         "Unknown",
     ),
-    "strandline.projections.handlers": ("apply", "create", "delete", "fan_out", "key"),
+    "strandline.projections.failure_policy": ("ErrorPolicy",),
+    "strandline.projections.composite": ("Composite",),
+    "strandline.projections.effects": ("Change", "Changes"),
+    "strandline.projections.enrichment": ("Lookup",),
+    "strandline.projections.handlers": (
+        "apply",
+        "create",
+        "delete",
+        "effects",
+        "enrich",
+        "fan_out",
+        "key",
+    ),
     "strandline.projections.multi_stream": ("MultiStream",),
     "strandline.projections.single_stream": ("SingleStream",),
     "strandline.projections.sql_projection": ("Sql", "Statements", "execute"),
@@ -189,6 +226,7 @@ _HOMES = {
         "bucket",
         "constant",
     ),
+    "strandline.projections.upstream": ("Deleted", "Updated"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

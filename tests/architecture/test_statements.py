@@ -18,6 +18,7 @@ import asyncpg
 import pytest
 
 from strandline.postgres.statements import SqlFile, Statement, columns
+from strandline.projections.slice import WHOLE
 
 SOURCE = Path(__file__).parents[2] / "src"
 FILES = sorted(
@@ -29,11 +30,50 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # What stands for the {names} of a file's blocks, besides {schema}. Tables that they name are made
 # first, by the block that makes them in earnest.
 EXAMPLES: dict[str, dict[str, str]] = {
-    "strandline/daemon/checkpoint.sql": {"table": '"doc_example_v1"'},
+    "strandline/daemon/checkpoint.sql": {"table": '{schema}."doc_example_v1"'},
+    "strandline/daemon/comparing.sql": {
+        "live": '{schema}."doc_example_v1"',
+        "built": '{schema}."doc_example_v1"',
+        "columns": 'd."tenant" AS k1, d."id" AS k2',
+        "key_columns": 'd."tenant", d."id"',
+        "key_columns_of_f": 'f."tenant", f."id"',
+        "same": "l.k1 = b.k1 AND l.k2 = b.k2",
+        "order": "coalesce(l.k1, b.k1), coalesce(l.k2, b.k2)",
+        "names": "ARRAY['tenant', 'id']::text[]",
+        "tenant": 'd."tenant"',
+        "key": 'd."id"::text',
+        "beyond_low": '(d."tenant", d."id") > ($1, $1)',
+        "up_to_high": '(d."tenant", d."id") <= ($2, $2)',
+    },
+    "strandline/daemon/rebuild_plan.sql": {
+        "live": '{schema}."doc_example_v1"',
+        "regclass": """'{schema}."doc_example_v1"'""",
+        "tenant": 'd."tenant"',
+        "key": 'd."id"::text',
+    },
+    "strandline/daemon/retiring.sql": {"table": '"doc_example_v1"'},
+    "strandline/daemon/exchange.sql": {
+        "table": '{schema}."doc_example_v1"',
+        "live": '{schema}."doc_example_v1"',
+        "shadow": '{schema}."doc_example_v1"',
+        "key": 'd."id"::text',
+        "tables": '{schema}."doc_example_v1"',
+        "schema_of": "public",
+        "owner": "CURRENT_USER",
+        "privilege": "SELECT",
+        "grantee": "PUBLIC",
+        "option": "",
+    },
+    "strandline/daemon/rebuilds.sql": {
+        "shadow": "strandline",
+        "mark": "'a mark'",
+        "milliseconds": "300",
+    },
     "strandline/events/read.sql": {"order": "ASC"},
     "strandline/postgres/pool.sql": {"milliseconds": "60000"},
+    "strandline/projections/lifecycles.sql": {"table": '"doc_example_v1"'},
     "strandline/projections/documents.sql": {
-        "table": '"doc_example_v1"',
+        "table": '{schema}."doc_example_v1"',
         "key": '"doc_example_v1_pkey"',
         "index": '"doc_example_v1_0_idx"',
         "field": "data->>'owner'",
@@ -45,8 +85,8 @@ EXAMPLES: dict[str, dict[str, str]] = {
 TABLES = [("strandline/projections/documents.sql", "create_documents")]
 
 
-def _of_a_table() -> dict[str, Statement[Any]]:
-    """The statements of a real table projection, by the name of their block."""
+def _rows_of_a_table() -> Any:
+    """A real table projection."""
     from dataclasses import make_dataclass
 
     from strandline.events.codec import EventTypes
@@ -73,11 +113,24 @@ def _of_a_table() -> dict[str, Statement[Any]]:
     definition = Balances()
     definition.named("example", 1, "async")
     definition.bind(types, {})
-    rows = TableRows(definition)
+    return TableRows(definition)
+
+
+def _of_a_table() -> dict[str, Statement[Any]]:
+    """The statements of a real table projection, by the name of their block."""
+    rows = _rows_of_a_table()
     made = [*_driven(rows.create()), *_driven(rows.empty()), *_driven(rows.drop()), rows.fold]
-    made += [*_driven(rows.find_fault(0, 1)), *_driven(rows.query(None, (), tenant="default"))]
+    made += _driven(rows.query(None, (), tenant="default"))
     made += _driven(rows.count(None, (), tenant="default"))
     return {one.name: one for one in made}
+
+
+def _of_its_faults() -> dict[str, Statement[Any]]:
+    """The statements about what fails in it."""
+    faults = _rows_of_a_table().faults
+    made = [*_driven(faults.find(0, 1)), *_driven(faults.failing_rows(1))]
+    made += _driven(faults.parked(0, 1, WHOLE, [("t", "[1]")]))
+    return {one.name: one for one in made if one.name != "fold_events"}
 
 
 def _driven(operation: Any) -> list[Statement[Any]]:
@@ -94,9 +147,10 @@ def _driven(operation: Any) -> list[Statement[Any]]:
 # Blocks whose {names} are filled in by more code than an example could show: the real thing.
 REAL: dict[str, Callable[[], dict[str, Statement[Any]]]] = {
     "strandline/projections/table.sql": _of_a_table,
+    "strandline/projections/table_faults.sql": _of_its_faults,
 }
-IN_A_SAVEPOINT = {"undo_append", "keep_append"}
-IN_AN_EMPTY_DATABASE = {"create_migrations_table"}  # a migrated one has it already
+IN_A_SAVEPOINT = {"undo_append", "keep_append", "undo_trial", "end_trial"}
+IN_AN_EMPTY_DATABASE = {"create_migrations_table", "create_shadow"}  # a migrated one has it already
 
 PYTHON_TYPES: dict[Any, set[str]] = {
     int: {"int2", "int4", "int8"},
@@ -160,9 +214,10 @@ async def test_a_block_fits_what_it_declares(path: Path, name: str, database_url
         sql = statement.sql("strandline")
         if statement.rows == "none" and not statement.parameters:
             if name in IN_AN_EMPTY_DATABASE:
-                sql = f"DROP SCHEMA strandline CASCADE; CREATE SCHEMA strandline; {sql}"
+                made = "" if name == "create_shadow" else "CREATE SCHEMA strandline; "
+                sql = f"DROP SCHEMA strandline CASCADE; {made}{sql}"
             elif name in IN_A_SAVEPOINT:
-                sql = f"SAVEPOINT strandline_append; {sql}"
+                sql = f"SAVEPOINT strandline_append; SAVEPOINT strandline_trial; {sql}"
             await _tried(connection, sql)  # may be a command that cannot be prepared
             return
         prepared = await connection.prepare(sql)
@@ -177,7 +232,11 @@ async def _with_tables(url: str) -> Any:
     """A connection to a database with the tables that the examples name."""
     connection: Any = await asyncpg.connect(url)
     made = [_filled(_file_of(SOURCE / path).taken[name], EXAMPLES[path]) for path, name in TABLES]
-    made += [filled()["create_table"] for filled in REAL.values()]
+    made += [
+        made["create_table"]
+        for made in (filled() for filled in REAL.values())
+        if "create_table" in made
+    ]
     for one in made:
         await connection.execute(one.sql("strandline"))
     return connection
@@ -194,7 +253,8 @@ async def _tried(connection: Any, sql: str) -> None:
     transaction = connection.transaction()
     await transaction.start()
     try:
-        await connection.execute(sql)
+        with contextlib.suppress(asyncpg.DependentObjectsStillExistError):  # of the example
+            await connection.execute(sql)
     finally:
         await transaction.rollback()
 

@@ -306,7 +306,7 @@ def test_a_rebuild_asks_first_and_then_runs_here(filled: str) -> None:
 def test_only_what_nodes_run_can_be_rebuilt(filled: str) -> None:
     words = ("projections", "rebuild", "live_accounts", "--app", "cli_shop", "--yes")
 
-    assert "only async projections" in run(filled, *words, code=2)[1]
+    assert "only asynchronous projections" in run(filled, *words, code=2)[1]
 
 
 def test_a_document_that_is_not_there_is_not_found(filled: str) -> None:
@@ -316,7 +316,7 @@ def test_a_document_that_is_not_there_is_not_found(filled: str) -> None:
         _, err = run(filled, "projections", "show", name, "nix", "--app", "cli_shop", code=4)
         assert err.startswith("error: ")
     _, err = run(filled, "projections", "show", "nix", "nix", "--app", "cli_shop", code=2)
-    assert "registered: accounts, inline_accounts, live_accounts" in err
+    assert "registered: accounts:v2, inline_accounts:v1, live_accounts:v1" in err
 
 
 def test_a_command_that_needs_an_app_says_so(filled: str) -> None:

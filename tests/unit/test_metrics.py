@@ -50,6 +50,15 @@ TOLD: dict[str, dict[str, Any]] = {
     "batch_committed": {"shard": "orders:v1:all", "floor": 0, "ceiling": 5},
     "batch_failed": {"shard": "orders:v1:all", "error": MOVED},
     "shard_paused": {"shard": "orders:v1:all", "error": ApplyFailed("orders", "bad")},
+    "letters_written": {
+        "label": "orders:v1",
+        "category": "apply",
+        "status": "parked",
+        "count": 3,
+        "shard": "x",
+    },
+    "letters_replayed": {"label": "orders:v1", "shard": "orders:v1:all", "count": 2},
+    "letter_failed_again": {"label": "orders:v1", "shard": "x", "error": MOVED},
     "transaction_leaked": {"pool": "work", "age": 31.0},
     "transaction_rolled_back": {"pool": "work", "age": 61.0},
     "shutdown_step": {"step": "drain", "status": "timeout", "seconds": 10.0},
@@ -79,6 +88,10 @@ class Part:
     oldest_transaction: float = 9.5
     exhausted: int = 6
     agents: tuple[Any, ...] = ()
+    letters: tuple[Any, ...] = ()
+    label: str = "orders:v1"
+    status: str = "parked"
+    count: int = 5
 
 
 def picture() -> dict[str, Any]:
@@ -87,7 +100,7 @@ def picture() -> dict[str, Any]:
         "leadership": Part(),
         "pulse": Part(),
         "balancer": Part(),
-        "daemon": Part(agents=(Part(),)),
+        "daemon": Part(agents=(Part(),), letters=(Part(),)),
         "pools": [Part("work"), Part("control")],
     }
 

@@ -12,11 +12,15 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from strandline.app.events import EventFace
+from strandline.app.healing import HealFace
+from strandline.app.letters import LetterFace
 from strandline.app.models import ModelFace
 from strandline.app.node import Node, NodeWiring
 from strandline.app.nodes import NodeFace, Running
 from strandline.app.runtime import Runtime
 from strandline.app.transaction import Transaction
+from strandline.app.verifying import VerifyFace
+from strandline.app.versions import VersionFace, settle
 from strandline.daemon.daemon import APPENDED_CHANNEL
 from strandline.daemon.progress import Waiting
 from strandline.errors import NodeEvicted, NotOpen
@@ -36,7 +40,16 @@ log = logging.getLogger("strandline")
 T = TypeVar("T")
 
 
-class App(Registration, EventFace, ModelFace, NodeFace):
+class App(
+    Registration,
+    EventFace,
+    ModelFace,
+    NodeFace,
+    VerifyFace,
+    HealFace,
+    VersionFace,
+    LetterFace,
+):
     """An event store with its projections, on one PostgreSQL database.
 
     Declare events and projections on it, then use it with ``async with app:``. Without a
@@ -161,16 +174,10 @@ class App(Registration, EventFace, ModelFace, NodeFace):
 
         Positions are drawn by the first append and others wait behind them, so append last.
         """
-        last = 0
-
-        def appended(position: int) -> None:
-            nonlocal last
-            last = max(last, position)
-
         async with self.pools.work.transaction() as session:
-            yield Transaction(session, self.requests, on_appended=appended)
-        if last:
-            self._appended(last)
+            tx, committed = self._begin(session)
+            yield tx
+        committed()
 
     def join(self, connection: Any) -> Transaction:
         """Take part in the transaction of your own asyncpg or psycopg ``AsyncConnection``.
@@ -247,8 +254,19 @@ class App(Registration, EventFace, ModelFace, NodeFace):
             now |= node.cluster.statistics() if node.cluster else {}
         return now
 
-    def _begin(self, session: Any) -> Transaction:
-        return Transaction(session, self.requests, on_appended=self._appended)
+    def _begin(self, session: Any) -> tuple[Transaction, Callable[[], None]]:
+        """A transaction on *session*, and what is to be called when it is committed."""
+        last = 0
+
+        def appended(position: int) -> None:
+            nonlocal last
+            last = max(last, position)
+
+        def committed() -> None:
+            if last:
+                self._appended(last)
+
+        return Transaction(session, self.requests, on_appended=appended), committed
 
     def _appended(self, position: int) -> None:
         """Events were committed by this process."""
@@ -261,10 +279,14 @@ class App(Registration, EventFace, ModelFace, NodeFace):
         schema = self.settings.schema
         if not self.settings.migrate_at_start:
             await pools.control.run(migrations.check(schema))
+            await pools.control.run(self.requests.learn_retired())
+            await settle(pools.control, self.requests)
             return
         async with pools.control.transaction(watched=False) as session:  # it may be long
             done = await session.run(migrations.apply(schema))
+            await session.run(self.requests.learn_retired())
             await session.run(self.requests.create_read_models())
+        await settle(pools.control, self.requests)
         for one in done:
             log.info("applied migration %04d %s", one.number, one.name)
 

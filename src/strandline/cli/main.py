@@ -14,11 +14,14 @@ from strandline.cli import (
     doctor,
     events,
     gaps,
+    letters,
     migrate,
     node,
     nodes,
     projections,
+    rebuilding,
     streams,
+    versions,
     work,
 )
 from strandline.cli.command import DatabaseUrl, Debug, Schema
@@ -57,7 +60,7 @@ def root(
 ) -> None:
     """Event store and projections on PostgreSQL.
 
-    Exit codes: 0 done; 1 failed, or `doctor` found a fault; 2 wrong usage or set-up; 3 the database
+    Exit codes: 0 done; 1 failed, or a check found a fault; 2 wrong usage or set-up; 3 the database
     cannot be reached; 4 not found; 5 somebody else was first; 130 interrupted.
     """
     context.obj = {"database_url": database_url, "schema": schema, "debug": debug}
@@ -65,11 +68,14 @@ def root(
 
 for part in (demo, node, doctor, config):
     app.registered_commands.extend(part.commands.registered_commands)
+for part in (rebuilding, versions):
+    projections.commands.registered_commands.extend(part.commands.registered_commands)
 for name, one in {
     "migrate": migrate,
     "streams": streams,
     "events": events,
     "projections": projections,
+    "letters": letters,
     "gaps": gaps,
     "nodes": nodes,
     "work": work,

@@ -134,6 +134,31 @@ SHARDS = (
     ),
 )
 
+LETTERS = (
+    _gauge(
+        "open_letters",
+        "{letter}",
+        "dead letters that are parked or skipped, as each node counted them within the last minute;"
+        " take the maximum over nodes",
+        *("label", "status"),
+    ),
+    _counter(
+        "letters_written",
+        "letter",
+        "dead letters written; category is `waiting` for one parked behind another that failed",
+        *("label", "category", "status"),
+    ),
+    _counter(
+        "letters_replayed", "letter", "dead letters that were tried again and went well", "label"
+    ),
+    _counter(
+        "letters_failed_again",
+        "letter",
+        "dead letters that were tried again and failed, by class of error",
+        *("label", "error"),
+    ),
+)
+
 POOLS = (
     _gauge("pool_connections", "{connection}", "connections open", "pool"),
     _gauge("pool_limit_connections", "{connection}", "connections it may have", "pool"),
@@ -172,6 +197,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Ownership": OWNERSHIP,
     "Plan": PLAN,
     "Shards": SHARDS,
+    "Dead letters": LETTERS,
     "Pools": POOLS,
     "Shutdown": SHUTDOWN,
 }

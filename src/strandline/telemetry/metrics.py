@@ -103,6 +103,13 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule("strandline_fenced_writes_total", attributes=("shard",), only=_was_fenced),
     ),
     "shard_paused": (Rule("strandline_shard_pauses_total", attributes=("shard", "error")),),
+    "letters_written": (
+        Rule("strandline_letters_written_total", "count", ("label", "category", "status")),
+    ),
+    "letters_replayed": (Rule("strandline_letters_replayed_total", "count", ("label",)),),
+    "letter_failed_again": (
+        Rule("strandline_letters_failed_again_total", attributes=("label", "error")),
+    ),
     "transaction_leaked": (Rule("strandline_leaked_transactions_total", attributes=("pool",)),),
     "transaction_rolled_back": (
         Rule("strandline_rolled_back_transactions_total", attributes=("pool",)),
@@ -166,6 +173,11 @@ def _lags(now: Facts) -> Iterator[Reading]:
             yield float(max(0, daemon.mark - one.position)), {"shard": one.shard}
 
 
+def _letters(now: Facts) -> Iterator[Reading]:
+    for one in getattr(now.get("daemon"), "letters", ()):
+        yield float(one.count), {"label": one.label, "status": one.status}
+
+
 # Told with 0 before anything happens: a series that begins at 1 has no increase to alert on.
 BEGIN_AT_CLAIM = ("strandline_ownership_lost_total", "strandline_fenced_writes_total")
 BEGIN_AT_START = tuple(
@@ -184,6 +196,7 @@ READERS: dict[str, Callable[[Facts], Iterator[Reading]]] = {
     "strandline_shard_position": _positions,
     "strandline_shard_lag_events": _lags,
     "strandline_high_water_position": _field("daemon", "mark"),
+    "strandline_open_letters": _letters,
     "strandline_pool_connections": _pool("size"),
     "strandline_pool_limit_connections": _pool("most"),
     "strandline_pool_used_connections": _pool("in_use"),

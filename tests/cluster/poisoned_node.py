@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from poisoned import poisoned_app
@@ -19,4 +20,5 @@ async def slowly(self: Any, batch: Any, checkpoint: Any) -> None:
     await _commit(self, batch, checkpoint)
 
 
-DocumentProcessor.commit = slowly  # type: ignore[method-assign]  # for this process
+if os.environ.get("POISONED") == "slowly":  # a process of its own: nobody else meets this
+    DocumentProcessor.commit = slowly  # type: ignore[method-assign]

@@ -28,6 +28,7 @@ def started(url: str) -> subprocess.Popen[bytes]:
             "PYTHONPATH": str(HERE.parent),
             "STRANDLINE_DATABASE_URL": url,
             "STRANDLINE_MODE": "solo",
+            "POISONED": "slowly",
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -7,17 +7,21 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 from tally import connected
 
 from strandline.app import App
+from strandline.daemon.checkpoint import claim
+from strandline.daemon.feed import Feed
 from strandline.daemon.rebuilder import Rebuilder
 from strandline.daemon.rebuilds import Build, open_rebuilds
 from strandline.events.event import RecordedEvent
 from strandline.projections.handlers import apply, fan_out, key
 from strandline.projections.multi_stream import MultiStream
 from strandline.projections.single_stream import SingleStream
+from strandline.projections.slice import WHOLE
 
 QUICK: dict[str, Any] = {
     "failure_pause": 0.1,
@@ -246,3 +250,25 @@ async def until_state(app: App, steps: Rebuilder, state: str, label: str = "bala
 async def states(app: App) -> list[str]:
     """Of all builds, the oldest first."""
     return [one.state for one in await app.rebuilds()]
+
+
+@asynccontextmanager
+async def sealed(url: str, **settings: Any) -> AsyncIterator[App]:
+    """A build whose shard stands at the seal, as does what serves; nobody takes steps."""
+    async with ledger(url, mode="solo", page_events=1000, **settings) as app:
+        await move(app, 100)
+        await app.catch_up()
+        await app.rebuild("balances", wait=False)
+        build = await until_state(app, rebuilder(app), "sealed")
+        make = next(
+            one.build.processor
+            for one in app.opened_runtime.definitions(app._begin)
+            if one.label == "balances:v1" and one.build is not None
+        )
+        processor = make(build, WHOLE)
+        feed = Feed(app.pools.work, app.registry.types, app.settings)
+        feed.move(100)
+        at = await app.pools.work.run(claim(f"{build.shadow}:all", uuid4()))
+        assert at.seal == 100
+        await processor.commit(await processor.prepare(await feed.page(0, processor.appetite)), at)
+        yield app

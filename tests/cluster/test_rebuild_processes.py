@@ -98,7 +98,7 @@ async def test_a_frozen_builder_that_wakes_up_after_the_swap_changes_nothing(
 ) -> None:
     async with Crowd(database_url, tmp_path, **SLOWLY) as crowd:
         async with counting_app(database_url) as app:
-            await fill(app, 5_000, streams=400)
+            await fill(app, 3_000, streams=400)
             await crowd.start("a")
             build = await app.request_build("versions:v1")
             await soon(lambda: reached(crowd, build.shadow, 500))

@@ -199,13 +199,24 @@ async def test_a_claim_does_not_wait_long_for_a_transaction_that_holds_the_row(
 
 
 @asynccontextmanager
-async def holding(url: str, shard: str, application: str = "strandline work") -> AsyncIterator[Any]:
-    """A session that holds *shard*'s row in a transaction, and does nothing more."""
+async def holding(
+    url: str, shard: str, application: str = "strandline work", *, within: str = ""
+) -> AsyncIterator[Any]:
+    """A session that holds *shard*'s row in a transaction, and does nothing more.
+
+    Args:
+        url: The database.
+        shard: The shard.
+        application: Whose session it is.
+        within: A statement that it lets the server parse, and does not ask it to run.
+    """
     zombie = await asyncpg.connect(url, server_settings={"application_name": application})
     await zombie.execute("BEGIN")
     await zombie.execute(
         "UPDATE strandline.shards SET position = position + 1 WHERE name = $1", shard
     )
+    if within:
+        await zombie.prepare(within)
     try:
         yield zombie
     finally:
@@ -225,6 +236,16 @@ async def test_a_transaction_left_open_is_ended_if_it_holds_the_shard(database_u
             assert found.idle >= 0.3
             assert "UPDATE strandline.shards" in found.query
             await holds(zombie.is_closed)
+        assert (await pool.run(claim(SHARD, B))).position == 0, "what it did is undone"
+
+
+async def test_one_is_ended_too_whose_owner_is_frozen_within_a_statement(database_url: str) -> None:
+    """The server calls it active, and lets no time-out end it."""
+    async with bench(database_url) as (pool, _):
+        await pool.run(claim(SHARD, A))
+        async with holding(database_url, SHARD, within="SELECT 1") as zombie:
+            (found,) = await holds(lambda: pool.run(breaker.end_zombies(SHARD, idle=0.1)))
+            assert (found.pid, found.query) == (zombie.get_server_pid(), "SELECT 1")
         assert (await pool.run(claim(SHARD, B))).position == 0, "what it did is undone"
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +19,7 @@ from shadows import (
     left_behind,
     move,
     rebuilder,
+    sealed,
     until_state,
 )
 from tally import connected, holds
@@ -44,31 +43,6 @@ async def state_of(app: App) -> Any:
 
 async def has_come_to(app: App, state: str) -> bool:
     return bool((await state_of(app)).state == state)
-
-
-@asynccontextmanager
-async def sealed(url: str, **settings: Any) -> AsyncIterator[App]:
-    """A build whose shard stands at the seal, as does what serves; nobody takes steps."""
-    async with ledger(url, mode="solo", page_events=1000, **settings) as app:
-        await move(app, 100)
-        await app.catch_up()
-        await app.rebuild("balances", wait=False)
-        build = await until_state(app, rebuilder(app), "sealed")
-        make = next(
-            one.build.processor
-            for one in app.opened_runtime.definitions(app._begin)
-            if one.label == LABEL and one.build is not None
-        )
-        from strandline.daemon.feed import Feed
-        from strandline.projections.slice import WHOLE
-
-        processor = make(build, WHOLE)
-        feed = Feed(app.pools.work, app.registry.types, app.settings)
-        feed.move(100)
-        at = await app.pools.work.run(claim(f"{build.shadow}:all", uuid4()))
-        assert at.seal == 100
-        await processor.commit(await processor.prepare(await feed.page(0, processor.appetite)), at)
-        yield app
 
 
 async def test_a_reader_that_takes_long_is_waited_for_and_others_do_not_queue_behind_the_swap(

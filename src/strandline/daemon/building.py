@@ -44,6 +44,7 @@ class Builds:
             buildable,
             on_step=lambda label: wiring.notifier.notify(rebuilds.CHANNEL, label),
             on_news=doubt,
+            node=wiring.node_name,
         )
 
     def start(self) -> None:

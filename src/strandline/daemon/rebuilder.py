@@ -17,7 +17,8 @@ What can go wrong, and what then:
 * What serves is being cut otherwise: it is sealed when that is over. While it is sealed it is not cut.
 * A build is cancelled, at any moment: its row says so, and no step is taken any more. Its shards are
   refused, their work goes, then its schema, by whoever comes first.
-* The owner of a shard is frozen: seal and swap raise its epoch, and after the swap its row is gone.
+* The owner of a shard is frozen: seal and swap raise its epoch, and after the swap its row is gone. What
+  its open transactions hold, they are made to give up (``breaker``); and who is frozen in a step, too.
 * No node's code has the label any more: nobody takes steps, and the build says so.
 """
 
@@ -37,6 +38,7 @@ from strandline.daemon.comparing import Compared, compare
 from strandline.daemon.exchange import Names, filled_in
 from strandline.daemon.rebuilds import Build, Standing
 from strandline.daemon.scope import Scope
+from strandline.daemon.step_locks import StepLocks
 from strandline.daemon.sweeping import sweep
 from strandline.errors import AnswerTimedOut, RebuildFailed, Unavailable
 from strandline.loops import Loop, Rhythm
@@ -71,6 +73,7 @@ class Rebuilder:
         on_step: Called with the label after each step of its own: others should hear of it.
         on_news: Called with the label when a step was taken, by whomever: whoever runs its shards here
             must look again.
+        node: Name of this node.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Rebuilder:
         *,
         on_step: Callable[[str], None],
         on_news: Callable[[str], None],
+        node: str = "",
     ) -> None:
         self._pools = pools
         self._settings = settings
@@ -91,6 +95,7 @@ class Rebuilder:
         self._on_news = on_news
         self._seen: dict[int, tuple[str, str]] = {}  # label and state
         self._channel = channel(settings.schema)
+        self._locks = StepLocks(pools, settings.schema, signals, node)
         self._sweeps_at = 0.0
         self._awake_until = 0.0
         self._tried_at: dict[int, float] = {}  # when a swap had to give way to a reader
@@ -184,7 +189,7 @@ class Rebuilder:
             return  # it was told
         log.error("build %s, which is %s: %s", build.shadow, build.state, reason)
         async with self._pools.control.transaction() as session:
-            now = await session.run(rebuilds.lock(build.number))
+            now = await self._locks.lock(session, build)
             if now is None or not (now.is_open if fails else now.state == build.state):
                 return
             await session.run(rebuilds.be_patient(SEAL_PATIENCE))
@@ -208,7 +213,8 @@ class Rebuilder:
                 f"{build.label} does not say which tables are its own: only in_place=True is left"
             )
         async with self._pools.work.transaction(watched=False) as session:
-            if not await session.run(self._may_begin(build)):
+            now = await self._locks.lock(session, build)
+            if now is None or not await session.run(self._may_begin(now)):
                 return False
             await session.run(rebuilds.be_patient(SEAL_PATIENCE))
             await session.run(exchange.make_room(names))
@@ -218,24 +224,21 @@ class Rebuilder:
         return True
 
     def _may_begin(self, build: Build) -> Op[bool]:
-        now = yield from rebuilds.lock(build.number)
-        if now is None or now.state != "queued":
+        if build.state != "queued":
             return False
         key = f"strandline begins builds of {self._settings.schema}"
         if not (yield from rebuilds.take_turn(key)):
             return False  # who has it is about to begin another: one more could be one too many
-        return (yield from build_reasons.may_begin(now, self._settings.rebuilds_at_once))
-
-    def _turn_of(self, build: Build) -> Op[bool]:
-        """Whether nobody else compares it."""
-        schema = self._settings.schema
-        return rebuilds.take_turn(f"strandline compares build {build.shadow} of {schema}")
+        return (yield from build_reasons.may_begin(build, self._settings.rebuilds_at_once))
 
     def _names(self, build: Build) -> Names:
         return Names(self._settings.schema, build.number)
 
     def _pairs(self, model: Swappable) -> list[Pair]:
         return filled_in(model.tables(), self._settings.schema)
+
+    def _pairs_of(self, build: Build) -> list[Pair]:
+        return self._pairs(self._known[build.label].model(self._names(build).place))
 
     # ---- seal
 
@@ -255,10 +258,10 @@ class Rebuilder:
         if not is_near or not self._may_seal(build, standing):
             return False
         async with self._pools.control.transaction() as session:
-            now = await session.run(rebuilds.lock(build.number))
+            now = await self._locks.lock(session, build)
             if now is None or now.state != "building":
                 return False
-            if _is_compared(build) and not await session.run(self._turn_of(build)):
+            if _is_compared(build) and not await self._locks.turn(session, build):
                 return False  # somebody compares: it is going to end
             await session.run(rebuilds.be_patient(SEAL_PATIENCE))
             near = self._near(build, standing)
@@ -300,6 +303,8 @@ class Rebuilder:
         except Unavailable as error:
             self._tried_at[build.number] = time.monotonic()
             log.info("the swap of %s waits: %s", build.shadow, error)
+            if is_locked(error):
+                await self._locks.free_tables(build, self._pairs_of(build))
             return await self._gave_way(build, error)
 
     async def _gave_way(self, build: Build, error: Unavailable) -> bool:
@@ -317,10 +322,9 @@ class Rebuilder:
         return await self._opened_if_due(build, standing, build_reasons.gave_way(error))
 
     async def _swap(self, build: Build) -> bool:
-        names = self._names(build)
-        pairs = self._pairs(self._known[build.label].model(names.place))
+        names, pairs = self._names(build), self._pairs_of(build)
         async with self._pools.work.transaction(watched=False) as session:
-            now = await session.run(rebuilds.lock(build.number))
+            now = await self._locks.lock(session, build)
             if now is None or now.state != "sealed":
                 return False
             speaks = self._known[build.label].speaks
@@ -334,7 +338,7 @@ class Rebuilder:
 
     async def _opened(self, build: Build, reason: str) -> bool:
         async with self._pools.control.transaction() as session:
-            now = await session.run(rebuilds.lock(build.number))
+            now = await self._locks.lock(session, build)
             if now is None or now.state != "sealed":
                 return False
             await session.run(rebuilds.be_patient(SEAL_PATIENCE))
@@ -354,10 +358,10 @@ class Rebuilder:
 
     async def _compare_at_the_seal(self, build: Build) -> bool:
         """Compare both sides in one snapshot, taken at the seal, which is opened at once."""
-        pairs = self._pairs(self._known[build.label].model(self._names(build).place))
+        pairs = self._pairs_of(build)
         async with self._pools.work.transaction(watched=False) as session:
             await session.run(rebuilds.one_snapshot())
-            if not await session.run(self._turn_of(build)):
+            if not await self._locks.turn(session, build):
                 return False
             standing = await session.run(rebuilds.weigh(build))
             if standing is None or not standing.is_at_the_seal(exact=True):

@@ -7,6 +7,7 @@
     │   ├── MissingExtra
     │   ├── SchemaOutOfDate
     │   ├── UnknownProjection
+    │   ├── UnknownJob
     │   ├── UnregisteredEvent
     │   ├── NotOpen
     │   ├── RebuildFailed
@@ -18,16 +19,21 @@
     │       └── PayloadTooLarge
     ├── NotFound                ask for something else, or wait for it
     │   ├── StreamNotFound
-    │   └── DocumentNotFound
+    │   ├── DocumentNotFound
+    │   ├── JobNotFound
+    │   └── ResultNotKept
     ├── ConflictError           read again, decide again
     │   ├── WrongVersion
     │   ├── DuplicateEvent
+    │   ├── DuplicateJob
+    │   ├── JobNotDone
     │   ├── StreamArchived
     │   ├── RebuildUnderWay
     │   └── RebuildCancelled
     ├── OwnershipLost           stop writing at once; another owner exists or may exist
     │   ├── LeaseLost
     │   ├── CheckpointMoved
+    │   ├── ClaimLost
     │   └── NodeEvicted
     ├── Unavailable             wait and try again; nothing was decided
     │   ├── DatabaseUnavailable
@@ -101,12 +107,16 @@ class UnknownProjection(SetupError):
     """No projection or subscription of that name is registered on this app."""
 
 
+class UnknownJob(SetupError):
+    """No job of that kind is declared on this app."""
+
+
 class UnregisteredEvent(SetupError):
     """An object was appended whose class is not registered with ``app.event``."""
 
 
 class NotOpen(SetupError):
-    """The app is used before it is opened or after it is closed."""
+    """The app is used before it is opened or after it is closed, or a transaction after its end."""
 
 
 class RebuildFailed(SetupError):
@@ -168,6 +178,14 @@ class DocumentNotFound(NotFound):
     """The read model has no document under this id."""
 
 
+class JobNotFound(NotFound):
+    """No job has this id: it never had one, or it has ended and was not kept (see ``keep=``)."""
+
+
+class ResultNotKept(NotFound):
+    """The job has ended, and its result is not there: declare the job with ``keep="all"``."""
+
+
 # ---- ConflictError: read again, decide again
 
 
@@ -191,6 +209,26 @@ class WrongVersion(ConflictError):
 
 class DuplicateEvent(ConflictError):
     """An event id is already stored in another place. Nothing was written."""
+
+
+class DuplicateJob(ConflictError):
+    """A job with this unique key is there already. Nothing was enqueued."""
+
+    def __init__(self, kind: str, unique_key: str, *, job: int) -> None:
+        super().__init__(f"job {kind!r} with unique key {unique_key!r} is there already: {job}")
+        self.kind = kind
+        self.unique_key = unique_key
+        self.job = job
+
+
+class JobNotDone(ConflictError):
+    """A job whose result was asked for was cancelled, discarded, or is a dead letter."""
+
+    def __init__(self, job: int, state: str, *, error: str = "") -> None:
+        super().__init__(f"job {job} is {state}{': ' if error else ''}{error}")
+        self.job = job
+        self.state = state
+        self.error = error
 
 
 class StreamArchived(ConflictError):
@@ -253,6 +291,15 @@ class CheckpointMoved(OwnershipLost):
         self.shard = shard
         self.epoch = epoch
         self.position = position
+
+
+class ClaimLost(OwnershipLost):
+    """A job belongs to a later attempt, here or elsewhere: what this one did is not recorded."""
+
+    def __init__(self, job: int, *, claim: int) -> None:
+        super().__init__(f"job {job} is no longer held under claim {claim}: another attempt has it")
+        self.job = job
+        self.claim = claim
 
 
 # ---- Unavailable: wait and try again

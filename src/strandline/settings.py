@@ -101,6 +101,37 @@ class Settings:
         0.0, "seconds after which a held gap is skipped without proof; 0: never", least=0.0
     )
 
+    queues: str = option(
+        "",
+        "queues this node works, as name=jobs at once with commas; empty: those of its jobs; none:"
+        " no queue",
+    )
+    job_concurrency: int = option(100, "jobs of one queue at once on a node, by default", least=1)
+    job_batch: int = option(1_000, "jobs fetched by one statement at the most", least=1)
+    job_poll_interval: float = option(
+        1.0, "seconds between looks at a queue without any notice", least=0.01
+    )
+    job_notify_interval: float = option(
+        0.002, "seconds between notices of new jobs of one process", least=0.0005
+    )
+    job_buffer_seconds: float = option(
+        3.0, "seconds a fetched job may wait for its turn before it is given back", least=0.05
+    )
+    job_drain_timeout: float = option(
+        10.0, "seconds running jobs have to end when the node stops", least=0.0
+    )
+    job_cancel_timeout: float = option(
+        3.0, "seconds they have then to end once they are cancelled", least=0.0
+    )
+    job_stuck_after: float = option(
+        10.0, "seconds after its cancellation at which a job that runs on is told as stuck", least=0
+    )
+    job_history_days: int = option(7, "days that jobs which have ended are kept", least=1)
+    group_jobs: int = option(500, "single enqueued jobs sent together at the most", least=1)
+    job_keys: str = option(
+        "", "Fernet keys with commas for encrypted arguments: the first encrypts, all decrypt"
+    )
+
     mode: str = option(
         "cluster", "cluster, follower (never leads), or solo: runs everything, whoever had it"
     )

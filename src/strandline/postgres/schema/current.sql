@@ -8,6 +8,27 @@ CREATE TYPE strandline.append_outcome AS (
     "position" bigint
 );
 
+CREATE TYPE strandline.enqueue_outcome AS (
+    item bigint,
+    outcome text,
+    job bigint
+);
+
+CREATE TYPE strandline.settled_job AS (
+    id bigint,
+    claim bigint,
+    ending text,
+    queue text,
+    key text,
+    flags integer,
+    batch bigint,
+    is_available boolean
+);
+
+CREATE SEQUENCE strandline.job_ids;
+
+CREATE SEQUENCE strandline.job_order;
+
 CREATE TABLE strandline.assignments (
     work text NOT NULL,
     target uuid,
@@ -27,6 +48,27 @@ CREATE TABLE strandline.cluster (
     version bigint NOT NULL DEFAULT 0,
     CONSTRAINT cluster_pkey PRIMARY KEY (one),
     CONSTRAINT cluster_one_check CHECK (one)
+);
+
+CREATE TABLE strandline.dead_jobs (
+    id bigint NOT NULL,
+    batch bigint,
+    created_at timestamp with time zone NOT NULL,
+    died_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    priority smallint NOT NULL,
+    attempt smallint NOT NULL,
+    max_attempts smallint NOT NULL,
+    flags smallint NOT NULL,
+    queue text NOT NULL,
+    kind text NOT NULL,
+    key text,
+    unique_key text,
+    tenant text,
+    args text NOT NULL,
+    meta text,
+    errors jsonb,
+    fingerprint text NOT NULL DEFAULT ''::text,
+    CONSTRAINT dead_jobs_pkey PRIMARY KEY (id)
 );
 
 CREATE TABLE strandline.dead_letters (
@@ -91,6 +133,93 @@ CREATE TABLE strandline.high_water (
     CONSTRAINT high_water_pkey PRIMARY KEY (one),
     CONSTRAINT high_water_one_check CHECK (one)
 ) WITH (fillfactor=50);
+
+CREATE TABLE strandline.job_batches (
+    id bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    members bigint NOT NULL,
+    completed bigint NOT NULL DEFAULT 0,
+    failed bigint NOT NULL DEFAULT 0,
+    then_job bigint,
+    always_job bigint,
+    batch bigint,
+    ended_at timestamp with time zone,
+    CONSTRAINT job_batches_pkey PRIMARY KEY (id)
+) WITH (fillfactor=50);
+
+CREATE TABLE strandline.job_edges (
+    child bigint NOT NULL,
+    parent bigint NOT NULL,
+    name text NOT NULL DEFAULT ''::text,
+    lenient boolean NOT NULL DEFAULT false,
+    ended text,
+    result text,
+    CONSTRAINT job_edges_pkey PRIMARY KEY (child, parent),
+    CONSTRAINT job_edges_ended_check CHECK ((ended = ANY (ARRAY['completed'::text, 'cancelled'::text, 'discarded'::text])))
+);
+
+CREATE TABLE strandline.job_history (
+    id bigint NOT NULL,
+    finished_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    outcome text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    claimed_at timestamp with time zone,
+    node bigint,
+    priority smallint NOT NULL,
+    attempt smallint NOT NULL,
+    queue text NOT NULL,
+    kind text NOT NULL,
+    key text,
+    tenant text,
+    args text NOT NULL,
+    meta text,
+    errors jsonb,
+    result text,
+    reason text,
+    CONSTRAINT job_history_outcome_check CHECK ((outcome = ANY (ARRAY['completed'::text, 'cancelled'::text, 'discarded'::text])))
+) PARTITION BY RANGE (finished_at);
+
+CREATE TABLE strandline.job_periods (
+    unique_key text NOT NULL,
+    job bigint NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT job_periods_pkey PRIMARY KEY (unique_key)
+);
+
+CREATE TABLE strandline.job_senders (
+    id bigint NOT NULL,
+    number bigint NOT NULL,
+    sent_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    answer text,
+    CONSTRAINT job_senders_pkey PRIMARY KEY (id)
+) WITH (fillfactor=50);
+
+CREATE TABLE strandline.jobs (
+    id bigint NOT NULL,
+    seq bigint NOT NULL DEFAULT nextval('strandline.job_order'::regclass),
+    claim bigint,
+    batch bigint,
+    created_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    run_at timestamp with time zone,
+    claimed_at timestamp with time zone,
+    cancel_at timestamp with time zone,
+    state smallint NOT NULL DEFAULT 0,
+    priority smallint NOT NULL DEFAULT 5,
+    attempt smallint NOT NULL DEFAULT 0,
+    max_attempts smallint NOT NULL DEFAULT 20,
+    flags smallint NOT NULL DEFAULT 0,
+    queue text NOT NULL DEFAULT 'default'::text,
+    kind text NOT NULL,
+    key text,
+    unique_key text,
+    tenant text,
+    args text NOT NULL DEFAULT '{}'::text,
+    meta text,
+    errors jsonb,
+    progress jsonb,
+    cancel_reason text,
+    CONSTRAINT jobs_pkey PRIMARY KEY (id)
+) WITH (fillfactor=70, autovacuum_vacuum_scale_factor=0.01, autovacuum_vacuum_threshold=2000, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_insert_scale_factor=0.05, autovacuum_analyze_scale_factor=0.05);
 
 CREATE TABLE strandline.leases (
     name text NOT NULL,
@@ -167,6 +296,30 @@ CREATE TABLE strandline.nodes (
     CONSTRAINT nodes_state_check CHECK ((state = ANY (ARRAY['joining'::text, 'active'::text, 'stalled'::text, 'draining'::text, 'left'::text, 'dead'::text])))
 ) WITH (fillfactor=50);
 
+CREATE TABLE strandline.queues (
+    name text NOT NULL,
+    concurrency integer,
+    at_most integer,
+    per_key integer,
+    rate integer,
+    rate_seconds double precision,
+    tokens double precision,
+    refilled_at timestamp with time zone,
+    paused_at timestamp with time zone,
+    paused_reason text NOT NULL DEFAULT ''::text,
+    set_by text NOT NULL DEFAULT 'code'::text,
+    created_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    changed_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT queues_pkey PRIMARY KEY (name),
+    CONSTRAINT queues_at_most_check CHECK ((at_most > 0)),
+    CONSTRAINT queues_concurrency_check CHECK ((concurrency > 0)),
+    CONSTRAINT queues_name_check CHECK (((octet_length(name) >= 1) AND (octet_length(name) <= 100))),
+    CONSTRAINT queues_per_key_check CHECK ((per_key > 0)),
+    CONSTRAINT queues_rate_check CHECK ((rate > 0)),
+    CONSTRAINT queues_rate_seconds_check CHECK ((rate_seconds > (0)::double precision)),
+    CONSTRAINT queues_set_by_check CHECK ((set_by = ANY (ARRAY['code'::text, 'operator'::text])))
+) WITH (fillfactor=50);
+
 CREATE TABLE strandline.rebuilds (
     number bigint NOT NULL GENERATED ALWAYS AS IDENTITY (CACHE 1),
     label text NOT NULL,
@@ -187,6 +340,26 @@ CREATE TABLE strandline.rebuilds (
     CONSTRAINT rebuilds_parts_check CHECK ((parts > 0)),
     CONSTRAINT rebuilds_purpose_check CHECK ((purpose = ANY (ARRAY['rebuild'::text, 'verify'::text, 'repair'::text]))),
     CONSTRAINT rebuilds_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'building'::text, 'sealed'::text, 'done'::text, 'cancelled'::text, 'failed'::text])))
+);
+
+CREATE TABLE strandline.schedules (
+    name text NOT NULL,
+    spec text NOT NULL,
+    zone text NOT NULL DEFAULT 'UTC'::text,
+    missed text NOT NULL DEFAULT 'once'::text,
+    job text NOT NULL,
+    next_at timestamp with time zone NOT NULL,
+    last_at timestamp with time zone,
+    last_job bigint,
+    fired bigint NOT NULL DEFAULT 0,
+    paused_at timestamp with time zone,
+    set_by text NOT NULL DEFAULT 'code'::text,
+    error text,
+    created_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT schedules_pkey PRIMARY KEY (name),
+    CONSTRAINT schedules_missed_check CHECK ((missed = ANY (ARRAY['skip'::text, 'once'::text, 'all'::text]))),
+    CONSTRAINT schedules_name_check CHECK (((octet_length(name) >= 1) AND (octet_length(name) <= 200))),
+    CONSTRAINT schedules_set_by_check CHECK ((set_by = ANY (ARRAY['code'::text, 'operator'::text])))
 );
 
 CREATE TABLE strandline.shard_status (
@@ -256,9 +429,19 @@ CREATE TABLE strandline.work (
     CONSTRAINT work_weight_check CHECK ((weight >= (0)::double precision))
 );
 
+CREATE TABLE strandline.job_history_default PARTITION OF strandline.job_history DEFAULT;
+
 CREATE INDEX assignments_owner_idx ON strandline.assignments USING btree (owner);
 
 CREATE INDEX assignments_target_idx ON strandline.assignments USING btree (target);
+
+CREATE INDEX dead_jobs_batch_idx ON strandline.dead_jobs USING btree (batch) WHERE (batch IS NOT NULL);
+
+CREATE INDEX dead_jobs_fingerprint_idx ON strandline.dead_jobs USING btree (fingerprint, id);
+
+CREATE UNIQUE INDEX dead_jobs_head_idx ON strandline.dead_jobs USING btree (queue, key) WHERE (((flags)::integer & 1) = 1);
+
+CREATE INDEX dead_jobs_kind_idx ON strandline.dead_jobs USING btree (kind, id);
 
 CREATE INDEX dead_letters_closed_idx ON strandline.dead_letters USING btree (closed_at) WHERE (closed_at IS NOT NULL);
 
@@ -272,9 +455,39 @@ END)) WHERE (status = ANY (ARRAY['parked'::text, 'skipped'::text]));
 
 CREATE INDEX gaps_watched ON strandline.gaps USING btree (first) WHERE watched;
 
+CREATE INDEX job_edges_parent_idx ON strandline.job_edges USING btree (parent);
+
+CREATE INDEX job_history_finished_idx ON strandline.job_history USING btree (finished_at, id);
+
+CREATE INDEX job_history_id_idx ON strandline.job_history USING btree (id);
+
+CREATE INDEX job_periods_expires_idx ON strandline.job_periods USING btree (expires_at);
+
+CREATE INDEX jobs_batch_idx ON strandline.jobs USING btree (batch) WHERE (batch IS NOT NULL);
+
+CREATE INDEX jobs_blocked_idx ON strandline.jobs USING btree (queue, key, seq) WHERE ((state = 3) AND (((flags)::integer & 513) = 1));
+
+CREATE INDEX jobs_cancel_idx ON strandline.jobs USING btree (claim) WHERE ((cancel_at IS NOT NULL) AND (state = 2));
+
+CREATE INDEX jobs_due_idx ON strandline.jobs USING btree (run_at) WHERE (state = 1);
+
+CREATE UNIQUE INDEX jobs_head_idx ON strandline.jobs USING btree (queue, key) WHERE ((((flags)::integer & 1) = 1) AND (state <> 3));
+
+CREATE INDEX jobs_key_idx ON strandline.jobs USING btree (queue, key, priority, seq) WHERE ((state = 0) AND (key IS NOT NULL));
+
+CREATE INDEX jobs_limited_idx ON strandline.jobs USING btree (queue, key) WHERE ((state = 2) AND (((flags)::integer & 256) = 256));
+
+CREATE INDEX jobs_ready_idx ON strandline.jobs USING btree (queue, priority, seq) WHERE (state = 0);
+
+CREATE INDEX jobs_running_idx ON strandline.jobs USING btree (claim) WHERE (state = 2);
+
+CREATE UNIQUE INDEX jobs_unique_idx ON strandline.jobs USING btree (unique_key) WHERE (unique_key IS NOT NULL);
+
 CREATE INDEX nodes_present_idx ON strandline.nodes USING btree (number) WHERE (state <> ALL (ARRAY['left'::text, 'dead'::text]));
 
 CREATE UNIQUE INDEX rebuilds_open_idx ON strandline.rebuilds USING btree (label) WHERE (state = ANY (ARRAY['queued'::text, 'building'::text, 'sealed'::text]));
+
+CREATE INDEX schedules_due_idx ON strandline.schedules USING btree (next_at) WHERE (paused_at IS NULL);
 
 ALTER TABLE strandline.assignments ADD CONSTRAINT assignments_work_fkey FOREIGN KEY (work) REFERENCES strandline.work(name) ON DELETE CASCADE;
 
@@ -395,6 +608,784 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION strandline.claim_limited(wanted text, kinds text[], most bigint, token bigint, from_key text, from_priority smallint, from_seq bigint)
+ RETURNS TABLE(is_busy boolean, pause double precision, next_key text, next_priority smallint, next_seq bigint, id bigint, claim bigint, kind text, args text, attempt smallint, max_attempts smallint, flags smallint, queue text, key text, tenant text, batch bigint, meta text, seq bigint, priority smallint, created_at timestamp with time zone)
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    rule     "strandline".queues;
+    now_     timestamptz;
+    purse    double precision;
+    allowed  bigint := most;
+    window_  bigint;
+    seen     bigint;
+    picked   bigint[] := '{}';
+    more     bigint[];
+    taken    bigint;
+BEGIN
+    is_busy := false; next_key := ''; next_priority := 0; next_seq := 0;
+    PERFORM set_config('synchronous_commit', 'off', true);
+    IF NOT pg_try_advisory_xact_lock(hashtextextended(wanted, 4918)) THEN
+        is_busy := true;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    SELECT q.* INTO rule FROM "strandline".queues q WHERE q.name = wanted;
+    IF rule.rate IS NOT NULL THEN
+        SELECT q.* INTO rule FROM "strandline".queues q WHERE q.name = wanted FOR NO KEY UPDATE;
+    END IF;
+    IF rule.paused_at IS NOT NULL THEN
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF rule.rate IS NOT NULL THEN
+        now_ := clock_timestamp();
+        purse := least(rule.rate, coalesce(rule.tokens, rule.rate)
+                       + greatest(0, extract(epoch FROM now_ - coalesce(rule.refilled_at, now_))) * rule.rate / rule.rate_seconds);
+        allowed := least(allowed, floor(purse + 1e-6)::bigint);
+        IF rule.refilled_at > now_ THEN  -- the clock was set back: it fills from now on
+            UPDATE "strandline".queues q SET refilled_at = now_ WHERE q.name = wanted;
+        END IF;
+        IF allowed <= 0 THEN
+            pause := (1 - purse) * rule.rate_seconds / rule.rate;
+        END IF;
+    END IF;
+    IF rule.at_most IS NOT NULL AND allowed > 0 THEN
+        allowed := least(allowed, rule.at_most - (
+            SELECT count(*) FROM "strandline".jobs j WHERE j.state = 2 AND j.flags & 256 = 256 AND j.queue = wanted));
+    END IF;
+    IF allowed <= 0 THEN
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
+    IF rule.per_key IS NULL THEN
+        picked := ARRAY(
+            SELECT j.id
+              FROM "strandline".jobs j
+             WHERE j.state = 0 AND j.queue = wanted AND j.kind = ANY (kinds)
+             ORDER BY j.priority, j.seq
+             LIMIT allowed
+               FOR UPDATE SKIP LOCKED);
+    ELSE
+        window_ := allowed * 2 + 100;
+        WITH front AS MATERIALIZED (
+            SELECT j.id, j.key, j.priority, j.seq
+              FROM "strandline".jobs j
+             WHERE j.state = 0 AND j.queue = wanted AND j.kind = ANY (kinds)
+             ORDER BY j.priority, j.seq
+             LIMIT window_
+        ), place AS (
+            SELECT f.*, row_number() OVER (PARTITION BY f.key ORDER BY f.priority, f.seq) AS n FROM front f
+        ), room AS MATERIALIZED (
+            SELECT f.key, rule.per_key - (SELECT count(*) FROM "strandline".jobs r
+                                           WHERE r.state = 2 AND r.flags & 256 = 256 AND r.queue = wanted AND r.key = f.key) AS n
+              FROM (SELECT DISTINCT f.key FROM front f WHERE f.key IS NOT NULL) f
+        )
+        SELECT (SELECT count(*) FROM front),
+               ARRAY(SELECT p.id
+                       FROM place p
+                       LEFT JOIN room r ON r.key = p.key
+                      WHERE p.key IS NULL OR p.n <= r.n
+                      ORDER BY p.priority, p.seq
+                      LIMIT allowed)
+          INTO seen, picked;
+
+        -- The front is full of keys that are full: go from key to key, as many as could be full, and some more.
+        IF cardinality(picked) < allowed AND seen >= window_ THEN
+            WITH RECURSIVE step AS (
+                SELECT from_key AS key, 0 AS n
+                UNION ALL
+                SELECT f.key, s.n + 1
+                  FROM step s
+                 CROSS JOIN LATERAL (
+                       SELECT j.key
+                         FROM "strandline".jobs j
+                        WHERE j.state = 0 AND j.queue = wanted AND j.key > s.key
+                        ORDER BY j.key
+                        LIMIT 1) f
+                 WHERE s.n < 300
+            ), room AS MATERIALIZED (
+                SELECT s.key, rule.per_key
+                              - (SELECT count(*) FROM "strandline".jobs r
+                                  WHERE r.state = 2 AND r.flags & 256 = 256 AND r.queue = wanted AND r.key = s.key)
+                              - (SELECT count(*) FROM "strandline".jobs p WHERE p.id = ANY (picked) AND p.key = s.key) AS n
+                  FROM step s
+                 WHERE s.n > 0
+            )
+            SELECT (SELECT CASE WHEN max(s.n) = 300 THEN max(s.key) ELSE '' END FROM step s),
+                   ARRAY(SELECT c.id
+                           FROM room r
+                          CROSS JOIN LATERAL (
+                                SELECT l.id, l.priority, l.seq
+                                  FROM (SELECT j.id, j.kind, j.priority, j.seq
+                                          FROM "strandline".jobs j
+                                         WHERE j.state = 0 AND j.queue = wanted AND j.key = r.key AND j.id <> ALL (picked)
+                                         ORDER BY j.priority, j.seq
+                                         LIMIT 100 + r.n) l
+                                 WHERE l.kind = ANY (kinds)
+                                 ORDER BY l.priority, l.seq
+                                 LIMIT r.n) c
+                          WHERE r.n > 0
+                          ORDER BY c.priority, c.seq
+                          LIMIT allowed - cardinality(picked))
+              INTO next_key, more;
+            picked := picked || more;
+        END IF;
+
+        -- And those without a key, behind all of these: a piece of the line at a time.
+        IF cardinality(picked) < allowed AND seen >= window_ THEN
+            WITH piece AS MATERIALIZED (
+                SELECT j.id, j.key, j.kind, j.priority, j.seq
+                  FROM "strandline".jobs j
+                 WHERE j.state = 0 AND j.queue = wanted AND (j.priority, j.seq) > (from_priority, from_seq)
+                 ORDER BY j.priority, j.seq
+                 LIMIT 2000
+            ), last AS (
+                SELECT p.priority, p.seq FROM piece p ORDER BY p.priority DESC, p.seq DESC LIMIT 1
+            )
+            SELECT ARRAY(SELECT p.id
+                           FROM piece p
+                          WHERE p.key IS NULL AND p.kind = ANY (kinds) AND p.id <> ALL (picked)
+                          ORDER BY p.priority, p.seq
+                          LIMIT allowed - cardinality(picked)),
+                   CASE WHEN (SELECT count(*) FROM piece) = 2000 THEN (SELECT l.priority FROM last l) ELSE 0 END,
+                   CASE WHEN (SELECT count(*) FROM piece) = 2000 THEN (SELECT l.seq FROM last l) ELSE 0 END
+              INTO more, next_priority, next_seq;
+            picked := picked || more;
+        END IF;
+    END IF;
+
+    RETURN QUERY
+    WITH held AS MATERIALIZED (
+        SELECT l.id
+          FROM unnest(picked) AS w(id)
+         CROSS JOIN LATERAL (
+               SELECT j.id FROM "strandline".jobs j WHERE j.id = w.id AND j.state + 0 = 0 FOR UPDATE SKIP LOCKED) l
+    ), claimed AS (
+        UPDATE "strandline".jobs j
+           SET state = 2, claim = token, attempt = least(j.attempt + 1, 32767), claimed_at = clock_timestamp(), flags = j.flags | 256,
+               unique_key = CASE WHEN j.flags & 32 = 0 THEN j.unique_key END
+          FROM held h
+         WHERE j.id = h.id
+        RETURNING j.*
+    )
+    SELECT false, NULL::double precision, next_key, next_priority, next_seq,
+           c.id, c.claim, c.kind, c.args, c.attempt, c.max_attempts, c.flags, c.queue,
+           c.key, c.tenant, c.batch, c.meta, c.seq, c.priority, c.created_at
+      FROM claimed c
+     ORDER BY c.priority, c.seq;
+    GET DIAGNOSTICS taken = ROW_COUNT;
+    IF rule.rate IS NOT NULL AND taken > 0 THEN
+        UPDATE "strandline".queues q SET tokens = purse - taken, refilled_at = now_ WHERE q.name = wanted;
+    END IF;
+    IF taken = 0 THEN
+        RETURN NEXT;
+    END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.drop_job_day(day date, me uuid, epoch bigint)
+ RETURNS text
+ LANGUAGE plpgsql
+ SET lock_timeout TO '500ms'
+AS $function$
+BEGIN
+    LOCK TABLE ONLY "strandline".job_history IN ACCESS EXCLUSIVE MODE;
+    IF NOT "strandline".still_leads(me, epoch) THEN
+        RETURN 'refused';
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS "strandline".%I', 'job_history_' || to_char(day, 'YYYYMMDD'));
+    RETURN 'dropped';
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.enqueue_batch(batch text)
+ RETURNS SETOF strandline.enqueue_outcome
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    one record;
+BEGIN
+    FOR one IN
+        SELECT d.o, d.r, d.place
+          FROM (SELECT u.o, u.r, nextval('"strandline".job_order') AS place
+                  FROM jsonb_array_elements(batch::jsonb) WITH ORDINALITY AS u(r, o)) d
+         ORDER BY (d.r->>14) COLLATE "C", d.o
+    LOOP
+        RETURN NEXT "strandline".enqueue_unique(one.o, one.r, one.place);
+    END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.enqueue_once(sender bigint, number bigint, batch text)
+ RETURNS SETOF strandline.enqueue_outcome
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    outcomes "strandline".enqueue_outcome[];
+BEGIN
+    INSERT INTO "strandline".job_senders AS s (id, number) VALUES (sender, number)
+        ON CONFLICT ON CONSTRAINT job_senders_pkey DO UPDATE
+       SET number = excluded.number, sent_at = clock_timestamp()
+     WHERE s.number < excluded.number;
+    IF FOUND THEN
+        SELECT array_agg(b ORDER BY b.item) INTO outcomes FROM "strandline".enqueue_batch(batch) b;
+        UPDATE "strandline".job_senders s SET answer = array_to_json(outcomes)::text WHERE s.id = sender;
+        RETURN QUERY SELECT * FROM unnest(outcomes);
+        RETURN;
+    END IF;
+    RETURN QUERY
+        SELECT u.item, u.outcome, u.job
+          FROM "strandline".job_senders s, json_populate_recordset(NULL::"strandline".enqueue_outcome, s.answer::json) AS u
+         WHERE s.id = sender AND s.number = number;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.enqueue_together(batch text)
+ RETURNS SETOF strandline.enqueue_outcome
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    outcomes "strandline".enqueue_outcome[];
+BEGIN
+    BEGIN
+        SELECT array_agg(b ORDER BY b.item) INTO outcomes FROM "strandline".enqueue_batch(batch) b;
+        IF EXISTS (SELECT FROM unnest(outcomes) u WHERE u.outcome = 'refused') THEN
+            RAISE EXCEPTION 'refused' USING ERRCODE = 'SL005';
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'SL005' THEN  -- the inner block's writes are gone, the variable is not
+        SELECT array_agg((u.item, CASE u.outcome WHEN 'refused' THEN 'refused' ELSE 'undone' END, u.job)::"strandline".enqueue_outcome)
+          INTO outcomes FROM unnest(outcomes) u;
+    END;
+    RETURN QUERY SELECT * FROM unnest(outcomes);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.enqueue_unique(item bigint, r jsonb, place bigint)
+ RETURNS strandline.enqueue_outcome
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    ukey        text := r->>14;
+    seconds     double precision := (r->>15)::double precision;
+    period      bigint;
+    at          timestamptz := coalesce((r->>7)::timestamptz, clock_timestamp() + (r->>8)::double precision * interval '1 second');
+    new_state   smallint := CASE WHEN (r->>13)::boolean THEN 3 WHEN at > clock_timestamp() THEN 1 ELSE 0 END;
+    found_job   bigint;
+BEGIN
+    IF seconds IS NOT NULL THEN
+        period := floor(extract(epoch FROM clock_timestamp())::double precision / seconds);
+        ukey := format('%s/%s/%s', ukey, seconds, period);
+    END IF;
+    FOR tries IN 1 .. 1000 LOOP
+        IF seconds IS NOT NULL THEN
+            INSERT INTO "strandline".job_periods AS p (unique_key, job, expires_at)
+            VALUES (ukey, (r->>0)::bigint, to_timestamp((period + 1) * seconds))
+            ON CONFLICT ON CONSTRAINT job_periods_pkey DO NOTHING;
+        END IF;
+        IF seconds IS NULL OR FOUND THEN
+            INSERT INTO "strandline".jobs AS j
+                   (id, seq, kind, args, queue, priority, max_attempts, flags, run_at, key, tenant, batch, meta, state, unique_key)
+            VALUES ((r->>0)::bigint, place, r->>1, r->>2, r->>3, (r->>4)::smallint, (r->>5)::smallint, (r->>6)::smallint, at,
+                    r->>9, r->>10, (r->>11)::bigint, r->>12, new_state, CASE WHEN seconds IS NULL THEN ukey END)
+            ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
+            IF FOUND THEN
+                RETURN (item, 'new'::text, (r->>0)::bigint);
+            END IF;
+            SELECT j.id INTO found_job FROM "strandline".jobs j WHERE j.unique_key = ukey;
+        ELSE
+            SELECT p.job INTO found_job FROM "strandline".job_periods p WHERE p.unique_key = ukey;
+        END IF;
+        IF found_job IS NOT NULL AND r->>16 = 'raise' THEN
+            RETURN (item, 'refused'::text, found_job);
+        END IF;
+        IF found_job IS NOT NULL AND r->>16 = 'replace' THEN  -- one that has not started; the time starts anew
+            IF "strandline".replace_job(found_job, r, at, place) THEN
+                RETURN (item, 'replaced'::text, found_job);
+            END IF;
+            CONTINUE WHEN seconds IS NULL AND NOT EXISTS (SELECT FROM "strandline".jobs j WHERE j.unique_key = ukey);
+        END IF;
+        IF found_job IS NOT NULL THEN
+            RETURN (item, 'duplicate'::text, found_job);
+        END IF;
+    END LOOP;  -- the one that was in the way had ended before it could be read
+    RAISE EXCEPTION 'unique key % was taken and freed again and again', ukey USING ERRCODE = 'serialization_failure';
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.enqueue(kind text, args jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 5, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, key text DEFAULT NULL::text, unique_key text DEFAULT NULL::text, max_attempts integer DEFAULT 20, tenant text DEFAULT NULL::text, ordered boolean DEFAULT false)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    job bigint := nextval('"strandline".job_ids') * 1024;
+BEGIN
+    IF kind IS NULL OR octet_length(kind) NOT BETWEEN 1 AND 200
+       OR queue IS NULL OR octet_length(queue) NOT BETWEEN 1 AND 100 THEN
+        RAISE EXCEPTION 'a job''s kind has 1 to 200 bytes, its queue 1 to 100' USING ERRCODE = 'SL004';
+    END IF;
+    IF octet_length(key) NOT BETWEEN 1 AND 500 OR octet_length(unique_key) NOT BETWEEN 1 AND 500
+       OR octet_length(tenant) NOT BETWEEN 1 AND 200 THEN
+        RAISE EXCEPTION 'keys of a job have 1 to 500 bytes, a tenant 1 to 200' USING ERRCODE = 'SL004';
+    END IF;
+    IF ordered IS NULL OR (ordered AND key IS NULL) THEN
+        RAISE EXCEPTION 'what is ordered needs a key' USING ERRCODE = 'SL004';
+    END IF;
+    IF jsonb_typeof(args) IS DISTINCT FROM 'object' THEN
+        RAISE EXCEPTION 'args must be a JSON object: the arguments by name' USING ERRCODE = 'SL004';
+    END IF;
+    IF octet_length(args::text) > 16777216 THEN
+        RAISE EXCEPTION 'args have more than 16 MiB: store the large part elsewhere' USING ERRCODE = 'SL004';
+    END IF;
+    IF run_at NOT BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 00:00:00+00' THEN  -- what clients can read
+        RAISE EXCEPTION 'run_at is between the years 1 and 9999' USING ERRCODE = 'SL004';
+    END IF;
+    IF priority IS NULL OR priority NOT BETWEEN 1 AND 9
+       OR max_attempts IS NULL OR max_attempts NOT BETWEEN 1 AND 32767 THEN
+        RAISE EXCEPTION 'priority is 1 (first) to 9, max_attempts 1 to 32767' USING ERRCODE = 'SL004';
+    END IF;
+    IF unique_key IS NOT NULL THEN
+        SELECT b.job INTO job
+          FROM "strandline".enqueue_batch(jsonb_build_array(jsonb_build_array(
+                   job, kind, args::text, queue, priority, max_attempts, ordered::int, run_at, NULL, key, tenant, NULL, NULL,
+                   ordered, coalesce(octet_length(tenant) || ':' || tenant || ':', '') || unique_key, NULL, 'ignore'))::text) b;
+    ELSE
+        INSERT INTO "strandline".jobs AS j (id, kind, args, queue, priority, max_attempts, run_at, key, tenant, flags, state)
+        VALUES (job, kind, args::text, queue, priority, max_attempts, run_at, key, tenant, ordered::int,
+                CASE WHEN ordered THEN 3 WHEN run_at > clock_timestamp() THEN 1 ELSE 0 END);
+    END IF;
+    IF ordered THEN
+        PERFORM "strandline".tell_turn(queue, key);
+    ELSIF run_at IS NULL OR run_at <= clock_timestamp() THEN
+        PERFORM pg_notify((parse_ident('"strandline".jobs'))[1] || '.jobs', queue);
+    END IF;
+    RETURN job;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.follow_jobs(ids bigint[], batches bigint[], outcomes text[], results text[])
+ RETURNS TABLE(queue text, key text)
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+ SET enable_hashjoin TO 'on'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    doomed  bigint[];
+    gone    "strandline".jobs[];
+    over    bigint[] := ids;
+    counted bigint[];
+    good    bigint[];
+    bad     bigint[];
+BEGIN
+    doomed := "strandline".reach_jobs(
+        ids, batches, ARRAY(SELECT u.o <> 'completed' FROM unnest(outcomes) WITH ORDINALITY AS u(o, n) ORDER BY u.n));
+
+    DELETE FROM "strandline".job_edges e WHERE e.child = ANY (ids);
+    UPDATE "strandline".job_edges e
+       SET ended = g.outcome, result = g.result
+      FROM unnest(ids, outcomes, results) AS g(id, outcome, result)
+     WHERE e.parent = g.id AND e.ended IS NULL AND (g.outcome = 'completed' OR e.lenient);
+
+    WITH removed AS (
+        DELETE FROM "strandline".jobs j WHERE j.id = ANY (doomed) AND j.state = 3 RETURNING j.*
+    ), kept AS (
+        INSERT INTO "strandline".job_history
+               (id, outcome, created_at, priority, attempt, queue, kind, key, tenant, args, meta, errors, reason)
+        SELECT r.id, 'cancelled', r.created_at, r.priority, r.attempt, r.queue, r.kind, r.key, r.tenant, r.args, r.meta,
+               r.errors, 'something that it waited for did not complete'
+          FROM removed r
+         WHERE r.flags & 128 = 0
+    ), loose AS (
+        DELETE FROM "strandline".job_edges e USING removed r WHERE e.child = r.id
+    )
+    SELECT coalesce(array_agg(r::"strandline".jobs), '{}') INTO gone FROM removed r;
+
+    -- one round for each level of batches in batches
+    SELECT array_agg(t.batch), array_agg(t.done), array_agg(t.failed) INTO counted, good, bad
+      FROM (SELECT m.batch, count(*) FILTER (WHERE m.completed) AS done, count(*) FILTER (WHERE NOT m.completed) AS failed
+              FROM (SELECT g.batch, g.outcome = 'completed' AS completed FROM unnest(batches, outcomes) AS g(batch, outcome)
+                    UNION ALL
+                    SELECT g.batch, false FROM unnest(gone) g) m
+             WHERE m.batch IS NOT NULL
+             GROUP BY m.batch) t;
+    WHILE counted IS NOT NULL LOOP
+        WITH raised AS (
+            UPDATE "strandline".job_batches b
+               SET completed = b.completed + g.done,
+                   failed = b.failed + g.failed,
+                   ended_at = CASE WHEN b.completed + b.failed + g.done + g.failed >= b.members THEN clock_timestamp() END
+              FROM unnest(counted, good, bad) AS g(id, done, failed)
+             WHERE b.id = g.id AND b.ended_at IS NULL
+            RETURNING b.id, b.batch, b.failed = 0 AS completed, b.ended_at
+        ), closed AS MATERIALIZED (
+            SELECT c.id, c.batch, c.completed FROM raised c WHERE c.ended_at IS NOT NULL
+        ), told AS (
+            UPDATE "strandline".job_edges e
+               SET ended = CASE WHEN c.completed THEN 'completed' ELSE 'cancelled' END
+              FROM closed c
+             WHERE e.parent = c.id AND (c.completed OR e.lenient)
+        ), outer_ AS (
+            SELECT c.batch, count(*) FILTER (WHERE c.completed) AS done, count(*) FILTER (WHERE NOT c.completed) AS failed
+              FROM closed c
+             WHERE c.batch IS NOT NULL
+             GROUP BY c.batch
+        )
+        SELECT over || ARRAY(SELECT c.id FROM closed c),
+               (SELECT array_agg(o.batch ORDER BY o.batch) FROM outer_ o),
+               (SELECT array_agg(o.done ORDER BY o.batch) FROM outer_ o),
+               (SELECT array_agg(o.failed ORDER BY o.batch) FROM outer_ o)
+          INTO over, counted, good, bad;
+    END LOOP;
+
+    RETURN QUERY
+    WITH freed AS MATERIALIZED (
+        SELECT j.id, j.flags, j.queue, j.key
+          FROM (SELECT DISTINCT e.child FROM "strandline".job_edges e WHERE e.parent = ANY (over)) w
+          JOIN "strandline".jobs j ON j.id = w.child
+         WHERE j.state = 3
+           AND NOT EXISTS (SELECT FROM "strandline".job_edges o WHERE o.child = w.child AND o.ended IS NULL)
+         ORDER BY j.id
+    ), line AS MATERIALIZED (
+        SELECT f.id, CASE WHEN f.flags & 1 = 0 THEN nextval('"strandline".job_order') END AS seq FROM freed f
+    ), opened AS (
+        UPDATE "strandline".jobs j
+           SET state = CASE WHEN l.seq IS NULL THEN 3 WHEN j.run_at > clock_timestamp() THEN 1 ELSE 0 END,
+               seq = coalesce(l.seq, j.seq),
+               flags = j.flags & ~512
+          FROM line l
+         WHERE j.id = l.id
+        RETURNING j.queue, j.state
+    )
+    SELECT o.queue, NULL::text FROM opened o WHERE o.state = 0
+    UNION
+    SELECT f.queue, f.key FROM freed f WHERE f.flags & 1 = 1
+    UNION
+    SELECT g.queue, g.key FROM unnest(gone) g WHERE g.flags & 1 = 1;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.hold_jobs(ids bigint[], failed boolean[])
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    PERFORM "strandline".reach_jobs(
+        ids,
+        ARRAY(SELECT coalesce((SELECT j.batch FROM "strandline".jobs j WHERE j.id = g.id),
+                              (SELECT d.batch FROM "strandline".dead_jobs d WHERE d.id = g.id))
+                FROM unnest(ids) WITH ORDINALITY AS g(id, o) ORDER BY g.o),
+        failed);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.make_job_day(day date, most bigint, me uuid, epoch bigint)
+ RETURNS text
+ LANGUAGE plpgsql
+ SET lock_timeout TO '500ms'
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    since  timestamptz := day::timestamp AT TIME ZONE 'UTC';
+    beyond timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
+    name   text := 'job_history_' || to_char(day, 'YYYYMMDD');
+    strays bigint;
+BEGIN
+    LOCK TABLE ONLY "strandline".job_history IN ACCESS EXCLUSIVE MODE;
+    LOCK TABLE ONLY "strandline".job_history_default IN ACCESS EXCLUSIVE MODE;
+    IF NOT "strandline".still_leads(me, epoch) THEN
+        RETURN 'refused';
+    END IF;
+    SELECT count(*) INTO strays
+      FROM (SELECT FROM "strandline".job_history_default h
+             WHERE h.finished_at >= since AND h.finished_at < beyond LIMIT most + 1) s;
+    IF strays > most THEN
+        RETURN 'left';
+    END IF;
+    EXECUTE format('CREATE TABLE IF NOT EXISTS "strandline".%I (LIKE "strandline".job_history INCLUDING ALL)', name);
+    IF strays > 0 THEN
+        EXECUTE format(
+            'WITH moved AS (DELETE FROM "strandline".job_history_default h WHERE h.finished_at >= $1 AND h.finished_at < $2 RETURNING h.*)
+             INSERT INTO "strandline".%I SELECT * FROM moved', name) USING since, beyond;
+    END IF;
+    EXECUTE format('ALTER TABLE "strandline".job_history ATTACH PARTITION "strandline".%I FOR VALUES FROM (%L) TO (%L)', name, since, beyond);
+    RETURN 'made';
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.promote_jobs(queues text[], keys text[])
+ RETURNS SETOF text
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+BEGIN
+    PERFORM pg_advisory_xact_lock(k.lock)
+       FROM (SELECT DISTINCT hashtextextended(g.queue || ' ' || g.key, 4917) AS lock
+               FROM unnest(queues, keys) AS g(queue, key)
+              ORDER BY 1) k;
+    RETURN QUERY
+    WITH first AS MATERIALIZED (
+        SELECT f.id, k.queue, k.key
+          FROM (SELECT DISTINCT g.queue, g.key FROM unnest(queues, keys) AS g(queue, key)) k
+         CROSS JOIN LATERAL (
+               SELECT j.id
+                 FROM "strandline".jobs j
+                WHERE j.state = 3 AND j.flags & 513 = 1 AND j.queue = k.queue AND j.key = k.key
+                ORDER BY j.seq
+                LIMIT 1) f
+         WHERE NOT EXISTS (SELECT FROM "strandline".jobs h
+                            WHERE h.queue = k.queue AND h.key = k.key AND h.flags & 1 = 1 AND h.state <> 3)
+           AND NOT EXISTS (SELECT FROM "strandline".dead_jobs d
+                            WHERE d.queue = k.queue AND d.key = k.key AND d.flags & 1 = 1)
+    ), held AS MATERIALIZED (
+        SELECT l.id
+          FROM (SELECT f.id, f.queue, f.key FROM first f ORDER BY f.id) w
+         CROSS JOIN LATERAL (
+               SELECT j.id FROM "strandline".jobs j
+                WHERE j.id = w.id AND j.state + 0 = 3 AND j.flags & 513 = 1 AND j.queue = w.queue AND j.key = w.key
+                  FOR UPDATE) l
+    ), opened AS (
+        UPDATE "strandline".jobs j
+           SET state = CASE WHEN j.run_at > clock_timestamp() THEN 1 ELSE 0 END, seq = nextval('"strandline".job_order')
+          FROM held h
+         WHERE j.id = h.id
+        RETURNING j.queue, j.state
+    )
+    SELECT DISTINCT o.queue FROM opened o WHERE o.state = 0;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.reach_jobs(ids bigint[], batches bigint[], failed boolean[])
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+ SET enable_hashjoin TO 'on'
+AS $function$
+DECLARE
+    doomed bigint[];
+    around bigint[];
+BEGIN
+    WITH RECURSIVE given AS MATERIALIZED (
+        SELECT * FROM unnest(ids, batches, failed) AS g(id, batch, failed)
+    ), fallen AS (
+        SELECT g.id FROM given g WHERE g.failed
+        UNION
+        SELECT g.batch FROM given g WHERE g.failed AND g.batch IS NOT NULL
+        UNION
+        SELECT n.id
+          FROM fallen f
+         CROSS JOIN LATERAL (
+               SELECT e.child AS id FROM "strandline".job_edges e WHERE e.parent = f.id AND NOT e.lenient
+               UNION ALL
+               SELECT j.batch FROM "strandline".jobs j WHERE j.id = f.id AND j.batch IS NOT NULL
+               UNION ALL
+               SELECT b.batch FROM "strandline".job_batches b WHERE b.id = f.id AND b.batch IS NOT NULL) n
+    ), outwards AS (
+        SELECT g.batch AS id FROM given g WHERE g.batch IS NOT NULL
+        UNION
+        SELECT b.batch FROM outwards a JOIN "strandline".job_batches b ON b.id = a.id WHERE b.batch IS NOT NULL
+    )
+    SELECT ARRAY(SELECT f.id FROM fallen f), ARRAY(SELECT f.id FROM fallen f UNION SELECT o.id FROM outwards o)
+      INTO doomed, around;
+
+    -- Row by row in this order, whatever the planner thinks of the tables.
+    PERFORM FROM (SELECT u.id FROM unnest(around) AS u(id) ORDER BY u.id) w
+      CROSS JOIN LATERAL (SELECT FROM "strandline".job_batches b WHERE b.id = w.id FOR UPDATE) l;
+
+    -- How far a batch is, is sure now; what waits for one that cannot end yet is let be, it may be much.
+    PERFORM FROM (
+        SELECT u.id FROM unnest(ids || doomed) AS u(id)
+        UNION
+        SELECT e.child FROM unnest(ids) AS u(id) JOIN "strandline".job_edges e ON e.parent = u.id
+        UNION
+        SELECT e.child
+          FROM "strandline".job_batches b
+          JOIN (SELECT m.batch, count(*) AS n
+                  FROM (SELECT u.batch FROM unnest(batches) AS u(batch)
+                        UNION ALL SELECT d.batch FROM "strandline".jobs d WHERE d.id = ANY (doomed)
+                        UNION ALL SELECT i.batch FROM "strandline".job_batches i WHERE i.id = ANY (around)) m
+                 WHERE m.batch IS NOT NULL
+                 GROUP BY m.batch) c ON c.batch = b.id
+          JOIN "strandline".job_edges e ON e.parent = b.id
+         WHERE b.ended_at IS NULL AND b.completed + b.failed + c.n >= b.members
+         ORDER BY 1) w
+      CROSS JOIN LATERAL (SELECT FROM "strandline".jobs j WHERE j.id = w.id FOR UPDATE) l;
+    RETURN doomed;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.replace_job(existing bigint, r jsonb, at timestamp with time zone, place bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    old        record;
+    is_ordered boolean := (r->>6)::smallint & 1 = 1;
+    stays      boolean;
+BEGIN
+    SELECT j.state, j.flags, j.queue, j.key INTO old
+      FROM "strandline".jobs j WHERE j.id = existing AND j.state <> 2 AND j.attempt = 0 FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    stays := is_ordered AND old.flags & 1 = 1 AND old.queue = r->>3 AND old.key = r->>9;
+    UPDATE "strandline".jobs j
+       SET args = r->>2, queue = r->>3, priority = (r->>4)::smallint, max_attempts = (r->>5)::smallint, key = r->>9,
+           flags = (j.flags & ~(1 | 16 | 32 | 64 | 128)) | ((r->>6)::smallint & (1 | 16 | 32 | 64 | 128)),
+           run_at = at, meta = r->>12, tenant = r->>10,
+           state = CASE WHEN j.flags & 512 = 512 OR (is_ordered AND NOT (stays AND j.state <> 3)) THEN 3
+                        WHEN at > clock_timestamp() THEN 1 ELSE 0 END,
+           seq = CASE WHEN stays AND j.state = 3 THEN j.seq ELSE place END
+     WHERE j.id = existing;
+    IF old.flags & 1 = 1 AND old.state <> 3 AND NOT stays THEN
+        PERFORM "strandline".tell_turn(old.queue, old.key);
+    END IF;
+    RETURN true;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.settle_jobs(ids bigint[], claims bigint[], endings text[], results text[], delays double precision[], errors text[], reasons text[], fingerprints text[])
+ RETURNS SETOF strandline.settled_job
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH given AS MATERIALIZED (
+        SELECT DISTINCT ON (g.id, g.claim) g.*
+          FROM unnest(ids, claims, endings, results, delays, errors, reasons, fingerprints)
+            AS g(id, claim, ending, result, delay, error, reason, fingerprint)
+    ), held AS MATERIALIZED (
+        SELECT j.id, j.claim, j.batch, j.created_at, j.claimed_at, j.priority, j.attempt, j.max_attempts, j.flags, j.queue,
+               j.kind, j.key, j.unique_key, j.tenant, j.args, j.meta, g.result, g.delay, g.fingerprint,
+               CASE WHEN j.cancel_at IS NOT NULL AND g.ending <> 'completed' THEN 'cancelled' ELSE g.ending END AS ending,
+               CASE WHEN j.cancel_at IS NOT NULL AND g.ending <> 'completed' AND j.cancel_reason <> '' THEN j.cancel_reason
+                    ELSE g.reason END AS reason,
+               CASE WHEN g.error IS NULL THEN j.errors
+                    WHEN jsonb_array_length(j.errors) >= 50 THEN (j.errors - 1) || g.error::jsonb
+                    ELSE coalesce(j.errors, '[]') || g.error::jsonb END AS errors
+          FROM given g
+          JOIN "strandline".jobs j ON j.id = g.id
+         WHERE j.claim - g.claim = 0 AND j.state + 0 = 2
+         ORDER BY j.id
+           FOR UPDATE OF j
+    ), ended AS (
+        DELETE FROM "strandline".jobs j
+         USING held h
+         WHERE j.id = h.id AND h.ending IN ('completed', 'cancelled', 'dead')
+    ), again AS (
+        UPDATE "strandline".jobs j
+           SET state = CASE WHEN h.ending = 'released' OR h.delay <= 0 THEN 0 ELSE 1 END,
+               run_at = CASE WHEN h.ending = 'released' OR h.delay <= 0 THEN NULL
+                             ELSE clock_timestamp() + h.delay * interval '1 second' END,
+               seq = CASE WHEN h.ending <> 'released' AND h.delay <= 0 THEN nextval('"strandline".job_order') ELSE j.seq END,
+               attempt = CASE WHEN h.ending = 'retry' THEN h.attempt ELSE greatest(h.attempt - 1, 0) END,
+               errors = h.errors, claim = NULL, claimed_at = NULL, progress = NULL
+          FROM held h
+         WHERE j.id = h.id AND h.ending IN ('retry', 'snoozed', 'released')
+    ), died AS (
+        INSERT INTO "strandline".dead_jobs
+               (id, batch, created_at, priority, attempt, max_attempts, flags, queue, kind, key, unique_key, tenant, args,
+                meta, errors, fingerprint)
+        SELECT h.id, h.batch, h.created_at, h.priority, h.attempt, h.max_attempts, h.flags, h.queue, h.kind, h.key,
+               h.unique_key, h.tenant, h.args, h.meta, h.errors, h.fingerprint
+          FROM held h
+         WHERE h.ending = 'dead'
+    ), kept AS (
+        INSERT INTO "strandline".job_history
+               (id, outcome, created_at, claimed_at, node, priority, attempt, queue, kind, key, tenant, args, meta, errors,
+                result, reason)
+        SELECT h.id, h.ending, h.created_at, h.claimed_at, h.claim >> 32, h.priority, h.attempt, h.queue, h.kind, h.key,
+               h.tenant, h.args, h.meta, h.errors, CASE WHEN h.ending = 'completed' THEN h.result END, nullif(h.reason, '')
+          FROM held h
+         WHERE h.flags & 128 = 0
+           AND (h.ending = 'cancelled'
+                OR h.ending = 'completed' AND (h.flags & 64 <> 0 OR h.result IS NOT NULL OR h.reason <> ''))
+    )
+    SELECT h.id, h.claim, h.ending, h.queue, h.key, h.flags::integer, h.batch,
+           h.ending = 'released' OR h.ending IN ('retry', 'snoozed') AND h.delay <= 0
+      FROM held h;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.settle_linked_jobs(ids bigint[], claims bigint[], endings text[], results text[], delays double precision[], errors text[], reasons text[], fingerprints text[], waited_for boolean[])
+ RETURNS SETOF strandline.settled_job
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    settled "strandline".settled_job[];
+    over    bigint[];
+BEGIN
+    over := ARRAY(SELECT g.id FROM unnest(ids, waited_for) AS g(id, waited_for) WHERE g.waited_for);
+    IF cardinality(over) > 0 THEN
+        PERFORM "strandline".hold_jobs(
+            over,
+            ARRAY(SELECT g.ending <> 'completed'
+                    FROM unnest(ids, endings, waited_for) AS g(id, ending, waited_for) WHERE g.waited_for));
+    END IF;
+    settled := ARRAY(
+        SELECT s FROM "strandline".settle_jobs(ids, claims, endings, results, delays, errors, reasons, fingerprints) s);
+    RETURN QUERY SELECT s.* FROM unnest(settled) s;
+
+    RETURN QUERY
+    WITH given AS (
+        SELECT DISTINCT ON (s.id) s.id, s.batch, s.ending, CASE WHEN s.ending = 'completed' THEN g.result END AS result
+          FROM unnest(settled) s
+          JOIN unnest(ids, claims, results) AS g(id, claim, result) ON g.id = s.id AND g.claim = s.claim
+         WHERE s.flags & 14 <> 0 AND s.ending IN ('completed', 'cancelled')
+    ), ended AS MATERIALIZED (
+        SELECT array_agg(g.id) AS ids, array_agg(g.batch) AS batches, array_agg(g.ending) AS endings,
+               array_agg(g.result) AS results
+          FROM given g
+    )
+    SELECT NULL::bigint, NULL::bigint, '', f.queue, f.key, 0, NULL::bigint, f.key IS NULL
+      FROM ended e
+     CROSS JOIN LATERAL "strandline".follow_jobs(e.ids, e.batches, e.endings, e.results) f
+     WHERE e.ids IS NOT NULL;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.still_leads(me uuid, epoch bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    IF still_leads.epoch IS NULL THEN
+        RETURN true;
+    END IF;
+    PERFORM FROM "strandline".leases l WHERE l.name = 'leader' AND l.holder = me AND l.epoch = still_leads.epoch FOR SHARE;
+    RETURN FOUND;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION strandline.tell_turn(queue text, key text)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    told integer := coalesce(nullif(current_setting('strandline.turns', true), ''), '0');
+BEGIN
+    IF told < 100 THEN
+        PERFORM pg_notify((parse_ident('"strandline".jobs'))[1] || '.job_turns', json_build_array('', queue, key)::text);
+        PERFORM set_config('strandline.turns', (told + 1)::text, true);
+    END IF;
+END
+$function$;
+
 COMMENT ON TABLE strandline.assignments IS 'Where work should run (target, by the leader) and where it runs (owner and epoch, by claim and release).';
 
 COMMENT ON COLUMN strandline.assignments.avoid IS 'Names of nodes that gave it up because it failed there, and until when: {name: instant}.';
@@ -402,6 +1393,8 @@ COMMENT ON COLUMN strandline.assignments.avoid IS 'Names of nodes that gave it u
 COMMENT ON COLUMN strandline.assignments.owner_name IS 'Of the last owner; kept after it has gone, so that a node of that name gets its work back.';
 
 COMMENT ON TABLE strandline.cluster IS 'One row: version grows with every change of nodes, work, targets and owners, so that who cannot LISTEN sees it in its next beat.';
+
+COMMENT ON TABLE strandline.dead_jobs IS 'Jobs whose attempts are used up. Kept until somebody retries or discards them.';
 
 COMMENT ON TABLE strandline.dead_letters IS 'Events that a projection or subscription could not process, and those parked behind one. Written with the checkpoint.';
 
@@ -419,6 +1412,24 @@ COMMENT ON TABLE strandline.gaps IS 'Settled holes in the sequence of positions:
 
 COMMENT ON COLUMN strandline.gaps.watched IS 'A forced gap whose holders have not all ended: an event may still turn up in it.';
 
+COMMENT ON TABLE strandline.job_batches IS 'Jobs that are waited for together; then_job runs when all have completed, always_job when all have ended.';
+
+COMMENT ON TABLE strandline.job_edges IS 'A child waits for all of its parents, jobs or batches; lenient: however that one ends. Rows go when the child has ended; until then they keep the parents'' results.';
+
+COMMENT ON TABLE strandline.job_history IS 'Jobs that have ended, as far as they are kept, partitioned by day. The leader makes and drops the days.';
+
+COMMENT ON TABLE strandline.job_periods IS 'Which job was enqueued under a key that is unique for a time, also once it has ended.';
+
+COMMENT ON TABLE strandline.job_senders IS 'How far each sender of jobs has come: written with its jobs, so that what is sent again after a lost answer is stored once, also if it has run meanwhile.';
+
+COMMENT ON TABLE strandline.jobs IS 'Live jobs. Who holds one is told by its claim: (number of the node << 32) + number of the fetch. Every later write names it.';
+
+COMMENT ON COLUMN strandline.jobs.flags IS 'Bits: 1 ordered by its key, 2 has children, 4 has parents, 8 stands in a batch, 16 args are encrypted, 32 unique until it starts, 64 keep all, 128 keep nothing, 256 counts for the limits of its queue, 512 waits for parents.';
+
+COMMENT ON COLUMN strandline.jobs.seq IS 'Drawn anew whenever it becomes available, but for jobs that are given back unstarted.';
+
+COMMENT ON COLUMN strandline.jobs.state IS '0 available, 1 scheduled (retryable if it has been attempted), 2 running, 3 blocked: behind one of its key, its parents, or a batch.';
+
 COMMENT ON TABLE strandline.leases IS 'Named rights with an epoch that grows with every new holder. Logged, and never deleted: with the row the epoch would go.';
 
 COMMENT ON TABLE strandline.lifecycles IS 'Who brings a projection up to date: its appends, or nodes; or nobody any more. Appends to what is inline hold ROW SHARE on it.';
@@ -431,9 +1442,13 @@ COMMENT ON TABLE strandline.nodes IS 'One row per process start. An id is never 
 
 COMMENT ON COLUMN strandline.nodes.steady_since IS 'Since when its beats came without a long break: it could tell if another was silent.';
 
+COMMENT ON TABLE strandline.queues IS 'Queues with settings of their own; a queue needs no row to be used. What an operator has set is not changed by code.';
+
 COMMENT ON TABLE strandline.rebuilds IS 'Builds of a projection in a shadow schema of their own, beside the one that serves. Shards of a build are LABEL~NUMBER:part.';
 
 COMMENT ON COLUMN strandline.rebuilds.target IS 'The mark when it began, which is to be read at least; once it is done, up to where it had read.';
+
+COMMENT ON TABLE strandline.schedules IS 'Jobs enqueued again and again. job is what to enqueue, as JSON, so that any leader can fire it.';
 
 COMMENT ON TABLE strandline.shard_status IS 'What agents say of themselves; apart from shards, so that telling never waits for a checkpoint.';
 

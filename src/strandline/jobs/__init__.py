@@ -1,0 +1,1 @@
+"""Jobs: enqueued in a transaction, fetched in batches, completed once under a claim."""

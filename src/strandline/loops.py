@@ -110,6 +110,11 @@ class Loop:
             await asyncio.wait({self._task})
 
     @property
+    def is_ending(self) -> bool:
+        """Whether it was told to end: by ``stop``, or with its whole event loop."""
+        return self._stopping or (self._task is not None and self._task.cancelling() > 0)
+
+    @property
     def running(self) -> bool:
         """Whether the loop has begun and not ended."""
         return self._task is not None and not self._task.done()

@@ -6,7 +6,7 @@ the transaction did could not be committed any more by right: its owner has no g
 ended, if it is one of ours, nothing happens in it, and it holds the very row that is claimed.
 
 One that is stopped in the middle of a step of a build keeps the build's row. And one that is stopped
-within a statement (see ``breaker.sql``) keeps a lock on its tables, for which a swap waits. These are
+within a statement (see ``silence``) keeps a lock on its tables, for which a swap waits. These are
 ended as well, but not as soon, since their owner has the right to go on.
 """
 
@@ -15,14 +15,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Protocol
 from uuid import UUID
 
 from strandline.cluster import log as node_log
 from strandline.errors import StrandlineError
+from strandline.postgres import silence
 from strandline.postgres.operations import Answer, Op, many
 from strandline.postgres.pools import Pool
+from strandline.postgres.silence import Zombie
 from strandline.postgres.statements import SqlFile
 from strandline.telemetry.signals import Signals
 
@@ -31,18 +33,6 @@ log = logging.getLogger("strandline.breaker")
 IDLE = 1.0  # seconds without a statement, after which a transaction counts as left
 SILENT = 3.0  # the same where the owner may go on, and only be slow
 ANSWER_WITHIN = 5.0  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Zombie:
-    """A session that held something in a transaction of the past."""
-
-    pid: int
-    application: str
-    client: str | None
-    idle: float
-    query: str
-    ended: bool
 
 
 class Runner(Protocol):
@@ -56,7 +46,6 @@ class Runner(Protocol):
 _sql = SqlFile(__name__)
 END = _sql.many("end_zombies", Zombie)
 END_STEPPERS = _sql.many("end_steppers", Zombie)
-END_SILENT = _sql.many("end_silent", Zombie)
 
 
 def end_zombies(shard: str, *, idle: float = IDLE) -> Op[list[Zombie]]:
@@ -71,7 +60,7 @@ def end_steppers(number: int, turn: str, *, idle: float | None = None) -> Op[lis
 
 def end_silent(tables: Sequence[str], *, idle: float | None = None) -> Op[list[Zombie]]:
     """End the sessions that were silent within a statement on one of *tables*."""
-    return (yield from many(END_SILENT, list(tables), SILENT if idle is None else idle))
+    return (yield from silence.end_silent(tables, idle=SILENT if idle is None else idle))
 
 
 async def free(

@@ -1,7 +1,5 @@
 -- Transactions that a frozen process has left open, and that hold what others need; used by breaker.py.
--- A process can stand still between two statements, and within one: the driver lets the server parse a statement,
--- and runs it once that is answered. Until then the server keeps locks on its tables, calls the session active, and
--- lets no time-out end it.
+-- A process can stand still between two statements, and within one (see postgres/silence.py).
 -- Who holds a row is found by its xmax: the number of the transaction that has changed or locked it.
 
 -- name: end_zombies(shard text, idle double precision) :many
@@ -46,29 +44,6 @@ WITH held AS MATERIALIZED (
        AND a.application_name LIKE ANY (ARRAY['strandline work%', 'strandline control%'])
        AND (a.state LIKE 'idle in transaction%' OR a.state = 'active' AND a.wait_event = 'ClientRead')
        AND a.state_change < clock_timestamp() - make_interval(secs => $3)
-)
-SELECT f.pid, f.application_name AS application, host(f.client_addr) AS client,
-       extract(epoch FROM clock_timestamp() - f.state_change)::double precision AS idle,
-       left(f.query, 200) AS query, pg_terminate_backend(f.pid) AS ended
-  FROM found f;
-
--- name: end_silent(tables text[], idle double precision) :many
--- The same of the sessions that hold a lock on one of the tables within a statement that the server has parsed and
--- was not asked to run. One between two statements is left alone, since it may be a reader who takes his time; and a
--- COPY, which may wait for its rows.
-WITH held AS MATERIALIZED (
-    SELECT DISTINCT l.pid
-      FROM unnest($1::text[]) AS t(name)
-      JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = to_regclass(t.name) AND l.granted
-), found AS MATERIALIZED (
-    SELECT a.pid, a.application_name, a.client_addr, a.state_change, a.query
-      FROM held h
-      JOIN pg_stat_activity a ON a.pid = h.pid
-     WHERE a.datname = current_database()
-       AND a.usename = current_user
-       AND a.application_name LIKE 'strandline work%'
-       AND a.state = 'active' AND a.wait_event = 'ClientRead' AND a.query NOT ILIKE 'copy %'
-       AND a.state_change < clock_timestamp() - make_interval(secs => $2)
 )
 SELECT f.pid, f.application_name AS application, host(f.client_addr) AS client,
        extract(epoch FROM clock_timestamp() - f.state_change)::double precision AS idle,

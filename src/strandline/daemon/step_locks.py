@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 
 from strandline.daemon import breaker, rebuilds
-from strandline.daemon.breaker import Zombie
 from strandline.daemon.rebuilds import Build
 from strandline.errors import Unavailable
 from strandline.postgres.operations import AsyncpgSession, Op
 from strandline.postgres.pools import Pools
+from strandline.postgres.silence import Zombie
 from strandline.projections.shadow import Pair
 from strandline.telemetry.signals import Signals
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from strandline.errors import (
     DatabaseUnavailable,
     MissingExtra,
+    NotOpen,
     PoolExhausted,
     StrandlineError,
     TransactionFailed,
     Unavailable,
 )
 from strandline.postgres.checkouts import Checkout, checkout, cut_words, leak_words, told
-from strandline.postgres.faults import commit_failed, driver_errors, translated
+from strandline.postgres.faults import OVER, commit_failed, driver_errors, translated
 from strandline.postgres.leak_watch import end_backend
 from strandline.postgres.operations import Answer, BlockingSession, Op
 from strandline.postgres.pool import FAILED_INSIDE, transaction_limits, unreachable
@@ -151,6 +152,7 @@ class BlockingPool:
         try:
             yield held
         finally:
+            held.over = True
             self._checkouts.pop(id(held), None)
             pool.putconn(connection)
 
@@ -230,6 +232,8 @@ class _NotingSession(BlockingSession):
 
     def run(self, op: Op[Answer]) -> Answer:
         """See ``BlockingSession``."""
+        if self._held.over:
+            raise NotOpen(OVER)
         return super().run(_noted(op, self._held, self.schema))
 
 

@@ -97,6 +97,7 @@ class Checkout:
         reported: It was reported as leaked.
         cut: Why the connection was closed under its holder; empty as long as it was not.
         query: The last statement, where the connection itself does not know it.
+        over: It is back in the pool, and may be somebody else's.
     """
 
     pool: str
@@ -110,6 +111,7 @@ class Checkout:
     reported: bool = False
     cut: str = ""
     query: str = ""
+    over: bool = False
 
     def holder(self) -> Holder:
         """It now."""

@@ -32,6 +32,7 @@ from strandline.errors import (
 
 # Classes that mean "not now": connection, resources, operator intervention, system error.
 _WAIT_CLASSES = ("08", "53", "57", "58")
+OVER = "the transaction is over: nothing more can be done in it, and this was not done"
 READ_ONLY = "25006"  # a standby, after a fail-over
 DISK_FULL = "53100"
 _WAIT_CODES = {
@@ -153,6 +154,11 @@ def commit_failed(error: Exception) -> Exception:
     return unknown
 
 
+def is_taken(error: BaseException, constraint: str) -> bool:
+    """Whether *error* says that there is such a row already, by *constraint*."""
+    return sqlstate(error) == "23505" and _constraint(error) == constraint
+
+
 def sqlstate(error: BaseException | None) -> str:
     """The SQLSTATE of a driver's error, or an empty text."""
     return getattr(error, "sqlstate", None) or ""
@@ -183,7 +189,7 @@ def _lost(error: BaseException) -> bool:
     )
 
 
-def _constraint(error: Exception) -> str:
+def _constraint(error: BaseException) -> str:
     diagnostic: Any = getattr(error, "diag", error)
     return getattr(diagnostic, "constraint_name", None) or ""
 

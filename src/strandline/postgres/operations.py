@@ -11,11 +11,12 @@ the blocking twin of the app has its own). All run inside whatever transaction t
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-from strandline.postgres.faults import driver_errors, translated
+from strandline.errors import NotOpen
+from strandline.postgres.faults import OVER, driver_errors, translated
 from strandline.postgres.statements import Row, Statement
 
 if TYPE_CHECKING:
@@ -72,14 +73,16 @@ class AsyncpgSession:
     Attributes:
         doubtful: A statement failed on it, or somebody uses the connection itself: whether a
             transaction can still commit must be asked.
+        over: Its connection is back in the pool.
     """
 
-    __slots__ = ("connection", "doubtful", "schema")
+    __slots__ = ("connection", "doubtful", "over", "schema")
 
     def __init__(self, connection: asyncpg.Connection[Any], schema: str) -> None:
         self.connection = connection
         self.schema = schema
         self.doubtful = False
+        self.over = False
 
     async def run(self, op: Op[Answer]) -> Answer:
         """See ``Session``.
@@ -98,8 +101,7 @@ class AsyncpgSession:
                     else:
                         rows = await self.connection.fetch(sql, *call.arguments)
                 except driver_errors() as error:
-                    self.doubtful = True
-                    call = op.throw(translated(error, call.statement.name))
+                    call = op.throw(self._told(error, call.statement.name))
                 except BaseException as error:  # the operation may clean up
                     self.doubtful = True  # a cancelled statement fails its transaction
                     call = op.throw(error)
@@ -109,8 +111,16 @@ class AsyncpgSession:
             answer: Answer = stop.value
             return answer
 
+    async def affected(self, statement: Statement[Any], /, *arguments: Any) -> int:
+        """Run one statement that writes; to how many rows it did, as the server tells for nothing."""
+        try:
+            tag = await self.connection.execute(statement.sql(self.schema), *arguments)
+        except driver_errors() as error:
+            raise self._told(error, statement.name) from error
+        return int(tag.rpartition(" ")[2])
+
     async def copy(
-        self, table: str, records: Sequence[Sequence[Any]], columns: Sequence[str]
+        self, table: str, records: Iterable[Sequence[Any]], columns: Sequence[str]
     ) -> None:
         """Write *records* to *table* by binary COPY, in order."""
         try:
@@ -118,8 +128,12 @@ class AsyncpgSession:
                 table, schema_name=self.schema, records=records, columns=list(columns)
             )
         except driver_errors() as error:
-            self.doubtful = True
-            raise translated(error, f"copy to {table}") from error
+            raise self._told(error, f"copy to {table}") from error
+
+    def _told(self, error: Exception, what: str) -> Exception:
+        """What the caller is told of *error*, which a statement met."""
+        self.doubtful = True
+        return NotOpen(f"{what}: {OVER}") if self.over else translated(error, what)
 
 
 class PsycopgSession:

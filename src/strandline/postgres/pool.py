@@ -161,8 +161,8 @@ class Pool:
             OutcomeUnknown: The connection broke during the commit.
         """
         held = await self._taken(timeout)
+        session = AsyncpgSession(held.connection, self.schema)
         try:
-            session = AsyncpgSession(held.connection, self.schema)
             transaction = await self._begun(held, timeout)
             held.watched = watched
             try:
@@ -178,6 +178,7 @@ class Pool:
             await self._left_behind(error)
             raise
         finally:
+            session.over = True
             await self._returned(held)
 
     def statistics(self) -> PoolStatistics:

@@ -131,8 +131,9 @@ def _parameters(text: str) -> tuple[Parameter, ...]:
 
 
 def columns(row: type[Any]) -> list[str]:
-    """The column names that a row class, a dataclass or msgspec struct, expects, in order."""
+    """The column names that a row class, a dataclass, struct or named tuple, expects, in order."""
     names: tuple[str, ...] | None = getattr(row, "__struct_fields__", None)
+    names = getattr(row, "_fields", names)
     return [one.name for one in fields(row)] if names is None else list(names)
 
 

@@ -6,12 +6,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
+import msgspec
+
 from strandline.errors import DocumentNotFound, InvalidDefinition, InvalidInput
 from strandline.events import append as appending
 from strandline.events import read as reading
 from strandline.events.append import Append
 from strandline.events.codec import EventTypes
-from strandline.events.event import Appended, RecordedEvent, checked_stream
+from strandline.events.event import (
+    Appended,
+    Metadata,
+    RecordedEvent,
+    as_metadata,
+    checked_stream,
+)
+from strandline.jobs.context import JobContext, find_current
 from strandline.postgres.operations import Op
 from strandline.projections import lifecycles
 from strandline.projections.composite import Composite, CompositeDocuments
@@ -141,7 +150,13 @@ class Requests:
     # ---- events
 
     def prepare(self, stream: str, events: Any, **options: Any) -> Append:
-        """Check and encode what is to be appended to one stream."""
+        """Check and encode what is to be appended to one stream.
+
+        Inside a job it is noted as the cause, where the caller notes no other.
+        """
+        job = find_current()
+        if job is not None:
+            options["metadata"] = _caused_by(job, options.get("metadata"))
         return appending.prepare(
             stream, events, types=self.registry.types, settings=self.settings, **options
         )
@@ -327,6 +342,15 @@ class Requests:
                 " stages of its composite): only nodes fold it, so ask for its documents"
             )
         return projection
+
+
+def _caused_by(job: JobContext, given: Metadata | Mapping[str, Any] | None) -> Metadata:
+    about = as_metadata(given)
+    return msgspec.structs.replace(
+        about,
+        causation=about.causation or f"job:{job.id}",
+        correlation=about.correlation or job.meta.get("correlation") or f"job:{job.id}",
+    )
 
 
 def _of_members(composite: CompositeDocuments) -> InvalidDefinition:

@@ -55,6 +55,18 @@ LACKS = {
         "store": "no group commit: appends of threads do not meet",
         "waiting": "polls",
         "opened_runtime": "of the node",
+        "on_job": "of the node",
+        "job_middleware": "of the node",
+        "cron": "of the node: declare it on the asynchronous app, and share its registry",
+        "schedule": "of the node, as cron",
+        "queue": "of the node, as cron",
+        "jobs": "for those who run nodes; `strandline jobs`",
+        "queues": "for those who run nodes; `strandline queues`",
+        "schedules": "for those who run nodes; `strandline cron`",
+        "enqueuer": "no group commit: jobs of threads do not meet",
+        "intake": "what the faces of the asynchronous app share",
+        "results": "what the faces of the asynchronous app share",
+        "wakes": "what the faces of the asynchronous app share",
     },
     "Transaction": {},
 }
@@ -62,6 +74,8 @@ SAME_BUT_CALLED = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 # Parameters that one of them has alone, and why.
 OWN_PARAMETERS = {
     "App.__init__": {"registry": "shares the declarations of an asynchronous app"},
+    "App.enqueue_many": {"calls": "no asynchronous iterables"},
+    "Transaction.enqueue_many": {"calls": "no asynchronous iterables"},
 }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 from uuid import UUID
 
 from strandline.events import read as reading
@@ -16,10 +16,20 @@ from strandline.events.event import (
     RecordedEvent,
     StreamState,
 )
-from strandline.postgres.operations import AsyncpgSession, Call, Op, Rows, Session
+from strandline.jobs.bulk import enqueue_many
+from strandline.jobs.flow import Flow
+from strandline.jobs.flow_ref import FlowRef
+from strandline.jobs.intake import Intake, Refs
+from strandline.jobs.job import Call, Job, P, R
+from strandline.jobs.waking import Written
+from strandline.postgres.operations import AsyncpgSession, Op, Rows, Session
+from strandline.postgres.operations import Call as Step
 from strandline.postgres.statements import verbatim
 from strandline.projections.registry import Reference
 from strandline.requests import Requests
+
+if TYPE_CHECKING:
+    from strandline.jobs.results import JobRef
 
 
 class Transaction:
@@ -29,11 +39,31 @@ class Transaction:
     """
 
     def __init__(
-        self, session: Session, requests: Requests, *, on_appended: Callable[[int], None]
+        self,
+        session: Session,
+        requests: Requests,
+        intake: Intake[JobRef[Any]],
+        *,
+        on_appended: Callable[[int], None],
+        written: Written | None = None,
+        tell: Callable[[Written], Op[None]] | None = None,
     ) -> None:
+        """Made by the app.
+
+        Args:
+            session: Inside a transaction.
+            requests: For events and read models.
+            intake: For jobs.
+            on_appended: Is told the position of each append.
+            written: What is told to workers after the commit, by whoever commits.
+            tell: Lets the commit itself tell it: nobody else is there who could.
+        """
         self._session = session
         self._requests = requests
+        self._intake = intake
         self._on_appended = on_appended
+        self._written = written
+        self._tell_within = tell
 
     async def append(
         self,
@@ -68,6 +98,31 @@ class Transaction:
         done = await self._session.run(self._requests.append_within(items))
         self._on_appended(max(one.position for one in done))
         return done
+
+    @overload
+    async def enqueue(self, call: Call[R], /) -> JobRef[R]: ...
+    @overload
+    async def enqueue(self, call: Flow, /) -> FlowRef: ...
+    @overload
+    async def enqueue(self, call: Job[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobRef[R]: ...
+
+    async def enqueue(self, call: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Enqueue a job or flow; see ``App.enqueue``. It runs if the transaction commits, and only then."""
+        new = Written()
+        ref = await self._session.run(self._intake.enqueue(call, args, kwargs, new))
+        await self._tell(new)
+        return ref
+
+    async def enqueue_many(
+        self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]
+    ) -> Refs[JobRef[Any]]:
+        """Enqueue many calls, all or none; see ``App.enqueue_many``."""
+        intake = self._intake
+        many = await enqueue_many(
+            self._session, calls, kinds=intake.kinds, ids=intake.ids, undo=True
+        )
+        await self._tell(many.written)
+        return intake.refs(many)
 
     async def read_stream(self, stream: str, **options: Any) -> list[RecordedEvent[Any]]:
         """The events of one stream; see ``App.read_stream``."""
@@ -110,6 +165,13 @@ class Transaction:
         """Run your own query in the transaction; its rows."""
         return list(await self._session.run(_own(sql, arguments)))
 
+    async def _tell(self, new: Written) -> None:
+        """Let *new* be told once all is committed."""
+        if self._written is not None:
+            self._written.update(new)
+        elif self._tell_within is not None:
+            await self._session.run(self._tell_within(new))
+
     @property
     def connection(self) -> Any:
         """The driver's connection, for what has no method here."""
@@ -119,4 +181,4 @@ class Transaction:
 
 
 def _own(sql: str, arguments: tuple[Any, ...]) -> Op[Rows]:
-    return (yield Call(verbatim(sql), arguments))
+    return (yield Step(verbatim(sql), arguments))

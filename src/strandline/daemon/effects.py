@@ -15,6 +15,7 @@ from typing import Any
 
 from strandline.daemon.blame import blaming
 from strandline.errors import ApplyFailed, InvalidDefinition, TransactionFailed, shown
+from strandline.events.causes import caused_by
 from strandline.events.event import RecordedEvent
 from strandline.postgres.faults import sqlstate
 from strandline.postgres.operations import AsyncpgSession, Op, none, one
@@ -124,8 +125,12 @@ class Effects:
         for projection, changes in told:
             handler = self._handlers[projection.name]
             positions = {event.position for change in changes for event in change.events}
-            position = positions.pop() if len(positions) == 1 else 0
-            with blaming(partial(_effects_failed, projection.label, position)):
+            last = max(positions, default=0)
+            position = last if len(positions) == 1 else 0
+            with (
+                blaming(partial(_effects_failed, projection.label, position)),
+                caused_by(last),
+            ):
                 await handler.call(Changes(changes, ceiling), tx)
                 await check_constraints(session)
         return committed

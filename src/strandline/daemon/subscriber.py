@@ -24,6 +24,7 @@ from strandline.errors import (
     UnknownEventType,
     shown,
 )
+from strandline.events.causes import caused_by
 from strandline.events.codec import EventTypes
 from strandline.events.event import RecordedEvent
 from strandline.postgres.pools import Pool
@@ -109,7 +110,7 @@ class SubscriptionProcessor:
         else:
             if batch.work:
                 given = _given(batch, checkpoint)
-                with blaming(partial(self._blamed, given)):
+                with blaming(partial(self._blamed, given)), caused_by(given.last):
                     await self._subscription.handle(given)
             await self._settled(batch, checkpoint)
         self.parking.learn(batch.letters)
@@ -129,7 +130,7 @@ class SubscriptionProcessor:
                 # First: whoever lost the shard, or whose letters were discarded, stops here.
                 await session.run(settle(checkpoint, batch.page.ceiling, closed=batch.closed))
                 tx, committed = self._begin(session)
-                with blaming(partial(self._blamed, given)):
+                with blaming(partial(self._blamed, given)), caused_by(given.last):
                     await self._subscription.handle(given, tx)
                     await check_constraints(session)
                 if batch.letters:

@@ -27,6 +27,7 @@ class Registry:
         projections: By label; several versions of one name stand side by side.
         subscriptions: By name.
         locals: Of the code that declared them, by label.
+        jobs: By kind and alias; see ``strandline.jobs.kinds``.
         retired: Labels that the opened database has retired: nobody keeps them any more.
     """
 
@@ -35,6 +36,7 @@ class Registry:
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     locals: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     retired: set[str] = field(default_factory=set)
+    jobs: dict[str, Any] = field(default_factory=dict)
 
     def add_projection(
         self, projection: Projection, names: Mapping[str, Any] | None = None

@@ -45,6 +45,11 @@ class EventBatch:
         """How many events there are."""
         return len(self.events)
 
+    @property
+    def last(self) -> int:
+        """The position of the last event; 0 if there is none."""
+        return self.events[-1].position if self.events else 0
+
     def of(self, cls: type[E]) -> list[RecordedEvent[E]]:
         """The events whose data is a *cls*."""
         return [event for event in self.events if isinstance(event.data, cls)]

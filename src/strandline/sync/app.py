@@ -1,8 +1,4 @@
-"""Blocking twins of the request-style API, for Django, Flask and scripts.
-
-The same operations run on psycopg connections; what runs in the background (nodes, the daemon)
-is asynchronous only. Needs the extra ``sync``.
-"""
+"""The blocking twin of ``strandline.App``."""
 
 from __future__ import annotations
 
@@ -12,9 +8,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 from uuid import UUID
 
 from strandline.daemon.progress import POLL, are_beyond, behind, positions_of
@@ -28,102 +25,31 @@ from strandline.events.event import (
     RecordedEvent,
     StreamState,
 )
+from strandline.jobs.blocking import JobRef, enqueue_once, tell
+from strandline.jobs.flow import Flow
+from strandline.jobs.flow_ref import FlowRef
+from strandline.jobs.ids import Ids
+from strandline.jobs.intake import Intake, Refs
+from strandline.jobs.job import Call, Job, P, R
+from strandline.jobs.kinds import Kinds, as_call
+from strandline.jobs.registration import JobRegistration
+from strandline.jobs.results import Answers
+from strandline.jobs.row import Kept
+from strandline.jobs.waking import Written, channel, notify_within
 from strandline.postgres import migrations
 from strandline.postgres.blocking import BlockingPool
-from strandline.postgres.operations import BlockingSession, Call, Op, Rows
-from strandline.postgres.statements import verbatim
+from strandline.postgres.operations import BlockingSession
 from strandline.projections.lifecycles import is_locked
 from strandline.projections.registry import Reference, Registry
 from strandline.registration import Registration
 from strandline.requests import SETTLED_WITHIN, Requests, rest_between_tries
 from strandline.settings import load
+from strandline.sync.transaction import Transaction
 
 log = logging.getLogger("strandline.sync")
 
 
-class Transaction:
-    """Works inside the transaction its connection is in. Whoever opened that ends it."""
-
-    def __init__(self, session: BlockingSession, requests: Requests) -> None:
-        self._session = session
-        self._requests = requests
-
-    def append(
-        self,
-        stream: str,
-        events: Any,
-        *,
-        expected: int = ANY,
-        tenant: str = DEFAULT_TENANT,
-        stream_type: str | None = None,
-        metadata: Metadata | Mapping[str, Any] | None = None,
-        ids: Sequence[UUID | str] | None = None,
-    ) -> Appended:
-        """Append to one stream; see ``strandline.App.append``."""
-        item = self._requests.prepare(
-            stream,
-            events,
-            expected=expected,
-            tenant=tenant,
-            stream_type=stream_type,
-            metadata=metadata,
-            ids=ids,
-        )
-        return self._session.run(self._requests.append_within([item]))[0]
-
-    def append_many(
-        self, appends: Iterable[tuple[str, Any] | tuple[str, Any, int]], **options: Any
-    ) -> list[Appended]:
-        """Append to several streams, all or none; see ``strandline.App.append_many``."""
-        return self._session.run(
-            self._requests.append_within(self._requests.prepare_many(appends, **options))
-        )
-
-    def read_stream(self, stream: str, **options: Any) -> list[RecordedEvent[Any]]:
-        """The events of one stream; see ``strandline.App.read_stream``."""
-        types = self._requests.registry.types
-        return self._session.run(reading.read_stream(stream, types=types, **options))
-
-    def stream_state(self, stream: str, *, tenant: str = DEFAULT_TENANT) -> StreamState | None:
-        """A stream without its events; None when it does not exist."""
-        return self._session.run(reading.stream_state(stream, tenant=tenant))
-
-    def get(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
-        """The document *name*; see ``strandline.App.get``."""
-        return self._session.run(self._requests.get(projection, name, tenant=tenant))
-
-    def find(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
-        """The document *name*, or None."""
-        return self._session.run(self._requests.find(projection, [name], tenant=tenant)).get(name)
-
-    def live(
-        self,
-        projection: Reference,
-        stream: str,
-        *,
-        tenant: str = DEFAULT_TENANT,
-        version: int | None = None,
-        at: datetime | None = None,
-    ) -> Any:
-        """A single-stream projection folded now; see ``strandline.App.live``."""
-        op = self._requests.live(projection, stream, tenant=tenant, version=version, at=at)
-        return self._session.run(op)[0]
-
-    def execute(self, sql: str, *arguments: Any) -> None:
-        """Run your own SQL (parameters ``$1, $2 ...``) in the transaction."""
-        self._session.run(_own(sql, arguments))
-
-    def fetch(self, sql: str, *arguments: Any) -> list[Any]:
-        """Run your own query in the transaction; its rows."""
-        return list(self._session.run(_own(sql, arguments)))
-
-    @property
-    def connection(self) -> Any:
-        """The psycopg connection."""
-        return self._session.connection
-
-
-class App(Registration):
+class App(Registration, JobRegistration):
     """The blocking twin of ``strandline.App``: the same declarations, the same requests.
 
     Args:
@@ -147,6 +73,9 @@ class App(Registration):
         self.name = name
         self.settings = load(given, toml=Path(toml) if toml else None)
         self.registry = registry or Registry()
+        self.kinds = Kinds(self.registry.jobs, self.settings)
+        self._ids = Ids()
+        self._answers = Answers(self.kinds)
         self._server: Any = None
         self._pool: BlockingPool | None = None
         self._requests: Requests | None = None
@@ -159,6 +88,8 @@ class App(Registration):
         pool.open()
         try:
             self.registry.bind()
+            self.kinds.bind()
+            self._ids.forget()
             self._requests = Requests(self.registry, self.settings)
             schema = self.settings.schema
             if self.settings.migrate_at_start:
@@ -201,8 +132,10 @@ class App(Registration):
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """One PostgreSQL transaction: commits at the end of the block, or rolls back."""
+        written = Written()
         with self._opened.transaction() as session:
-            yield Transaction(session, self.requests)
+            yield Transaction(session, self.requests, self._intake, written=written)
+        tell(self._opened, channel(self.settings), written)
 
     def join(self, connection: Any) -> Transaction:
         """Take part in the transaction of your own psycopg connection.
@@ -219,7 +152,9 @@ class App(Registration):
                 f"cannot join a {type(connection).__module__}.{type(connection).__qualname__}:"
                 " pass a blocking psycopg connection"
             )
-        return Transaction(BlockingSession(connection, self.settings.schema), self.requests)
+        session = BlockingSession(connection, self.settings.schema)
+        told = partial(notify_within, self.settings)
+        return Transaction(session, self.requests, self._intake, tell=told)
 
     def append(
         self,
@@ -250,6 +185,33 @@ class App(Registration):
         """Append to several streams, all or none; see ``strandline.App.append_many``."""
         with self.transaction() as tx:
             return tx.append_many(appends, **options)
+
+    @overload
+    def enqueue(self, call: Call[R], /) -> JobRef[R]: ...
+    @overload
+    def enqueue(self, call: Flow, /) -> FlowRef: ...
+    @overload
+    def enqueue(self, call: Job[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobRef[R]: ...
+
+    def enqueue(self, call: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Enqueue one job, or a flow; see ``strandline.App.enqueue``."""
+        given = as_call(call, args, kwargs)
+        if isinstance(given, Flow):
+            with self.transaction() as tx:
+                return tx.enqueue(given)
+        pool, intake = self._opened, self._intake
+        job = pool.run(intake.prepared(given))
+        with intake.ids.watched():
+            done = enqueue_once(pool, job)
+        written = Written()
+        written.add([job])
+        tell(pool, channel(self.settings), written)
+        return intake.told(job, done)
+
+    def enqueue_many(self, calls: Iterable[Call[Any]]) -> Refs[JobRef[Any]]:
+        """Enqueue any number of calls, all or none; see ``strandline.App.enqueue_many``."""
+        with self.transaction() as tx:
+            return tx.enqueue_many(calls)
 
     def read_stream(self, stream: str, **options: Any) -> list[RecordedEvent[Any]]:
         """The events of one stream; see ``strandline.App.read_stream``."""
@@ -343,6 +305,19 @@ class App(Registration):
         return self._requests
 
     @property
+    def _intake(self) -> Intake[JobRef[Any]]:
+        return Intake(self.kinds, self._ids, self._job_ref)
+
+    def _job_ref(
+        self,
+        id: int,  # noqa: A002 - it is one
+        kind: str,
+        is_new: bool,
+        kept: Kept,
+    ) -> JobRef[Any]:
+        return JobRef(id, kind, self._opened, self._answers, is_new=is_new, kept=kept)
+
+    @property
     def _opened(self) -> BlockingPool:
         if self._pool is None:
             raise NotOpen(f"app {self.name!r} is not open: use `with app:` or app.open()")
@@ -373,7 +348,3 @@ def _settle(pool: BlockingPool, requests: Requests) -> None:
             time.sleep(rest_between_tries(random.random()))  # noqa: S311 - spreading, not secrecy
     for text in pool.run(requests.left_to_nodes()):
         log.warning(text)
-
-
-def _own(sql: str, arguments: tuple[Any, ...]) -> Op[Rows]:
-    return (yield Call(verbatim(sql), arguments))

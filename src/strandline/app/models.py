@@ -12,6 +12,7 @@ from strandline.daemon.progress import ShardProgress, Waiting, progress
 from strandline.events.append import Append
 from strandline.events.event import DEFAULT_TENANT, NO_STREAM, Appended
 from strandline.events.gaps import highest_position
+from strandline.jobs.part import JobShare
 from strandline.projections.registry import Reference, Registry
 from strandline.projections.slice import parsed
 from strandline.requests import Requests
@@ -55,7 +56,9 @@ class ModelFace:
         @property
         def is_running(self) -> bool: ...
         async def append_prepared(self, item: Append) -> Appended: ...
-        async def start(self, *projections: Any) -> None: ...
+        async def _be_node(
+            self, projections: tuple[Any, ...], jobs: JobShare | None = None
+        ) -> None: ...
         async def stop(self, *, timeout: float | None = None) -> Any: ...
 
     async def get(self, projection: Reference, name: str, *, tenant: str = DEFAULT_TENANT) -> Any:
@@ -203,8 +206,8 @@ class ModelFace:
         """Bring projections up to everything committed by now; the position reached.
 
         For tests and scripts. The process is a node that can run these projections (all when none is
-        named) for as long as that takes, unless it is one anyway. In mode ``solo`` a node elsewhere
-        loses them.
+        named) for as long as that takes, unless it is one anyway, and touches no jobs. In mode
+        ``solo`` a node elsewhere loses them.
 
         Raises:
             AnswerTimedOut: It took longer than *timeout* seconds.
@@ -219,7 +222,7 @@ class ModelFace:
         arriving = asyncio.ensure_future(self.waiting.until(target, labels, timeout=timeout))
         try:
             if started:
-                await self.start(*projections)
+                await self._be_node(projections, JobShare.NONE)
             either: set[asyncio.Future[Any]] = {arriving, paused}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if paused.done() and not arriving.done():

@@ -1,8 +1,9 @@
-"""This process as a node: its daemon, its part in the cluster, and in which order both are stopped.
+"""This process as a node: its daemon, its jobs, its part in the cluster, and how they are stopped.
 
 Each part registers how it is stopped as soon as it has started, so a stop in the middle of a start
 is the same code. What is registered last is stopped first, so the order below is to be read from
-the end: announce, step down, drain, hooks, give back, leave, stop the pulse, close the daemon.
+the end: announce, step down, drain shards and jobs, end jobs, hooks, give back, leave, stop the
+pulse, close the daemon.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from strandline.daemon.definitions import DaemonStatistics, Definition, Wiring
 from strandline.daemon.feed import Feed
 from strandline.errors import NodeEvicted
 from strandline.events.codec import EventTypes
+from strandline.jobs.part import FLUSH, JobShare, JobsPart, JobTies
 from strandline.postgres.listener import Listener, Notifier
 from strandline.postgres.pools import Pools
 from strandline.settings import Settings
 from strandline.telemetry.signals import Signals
 
 log = logging.getLogger("strandline.node")
+
+DRAINING = 2  # the phase of the shutdown in which shards and jobs end side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class NodeWiring:
         types: Of events.
         on_progress: Called when a checkpoint moved.
         on_out: Told once if the process must end, since the node was evicted for good.
+        jobs: What jobs need.
     """
 
     app: str
@@ -55,13 +60,18 @@ class NodeWiring:
     types: EventTypes
     on_progress: Callable[[], None]
     on_out: Callable[[NodeEvicted], None]
+    jobs: JobTies
 
 
 class Node:
     """Runs definitions in this process, alone or as a node of the cluster."""
 
     def __init__(
-        self, wiring: NodeWiring, definitions: Sequence[Definition], hooks: Sequence[Any]
+        self,
+        wiring: NodeWiring,
+        definitions: Sequence[Definition],
+        hooks: Sequence[Any],
+        jobs: JobShare = JobShare.ALL,
     ) -> None:
         self._wiring = wiring
         self._labels = tuple(one.label for one in definitions)
@@ -82,6 +92,12 @@ class Node:
             list(definitions),
             on_progress=wiring.on_progress,
         )
+        self.jobs = JobsPart(
+            wiring.jobs,
+            trusts=lambda: self.cluster is None or self.cluster.trusts(),
+            leadership=lambda: self.cluster.leadership if self.cluster else None,
+            share=jobs,
+        )
 
     @property
     def id(self) -> UUID:
@@ -97,9 +113,12 @@ class Node:
         settings = self._wiring.settings
         shutdown.part(Step("close daemon", self._close_daemon(shutdown), cap=settings.stop_timeout))
         await self.daemon.open()
+        shutdown.part(Step("close jobs", self.jobs.close, cap=3.0))
         if settings.mode == "solo":
             await self.daemon.run_everything(self._id)
+            await self.jobs.begin_alone()
             self._register_hooks(shutdown)
+            self._register_jobs(shutdown)
             return
         self.cluster = Cluster(
             ClusterWiring(
@@ -112,6 +131,8 @@ class Node:
                 on_out=self._wiring.on_out,
             ),
             self.daemon,
+            residents=[self.jobs],
+            offices=[self.jobs.office] if self.jobs.share is not JobShare.NONE else [],
         )
         self._register_end(self.cluster, shutdown)
         await self.cluster.join(timeout=settings.connect_timeout)
@@ -153,9 +174,34 @@ class Node:
         part = shutdown.part
         part(Step("give back", cluster.give_back, cap=1.5, needed=True))
         self._register_hooks(shutdown)
-        part(Step("drain", drain, cap=limit))
+        self._register_jobs(shutdown)
+        part(Step("drain", drain, cap=limit, phase=DRAINING))
         part(Step("step down", lambda: cluster.step_down("stopping"), cap=2.0, needed=True))
         part(Step("announce", cluster.announce, cap=1.0, needed=True))
+
+    def _register_jobs(self, shutdown: Shutdown) -> None:
+        """Beside the shards jobs may end by themselves; then what is left is cancelled."""
+        if not self.jobs.has_work:
+            return
+        settings = self._wiring.settings
+        finished = 0
+
+        async def drain() -> None:
+            nonlocal finished
+            finished = await self.jobs.drain(limit=settings.job_drain_timeout)
+
+        async def end() -> None:
+            stop = await self.jobs.end(cancel=settings.job_cancel_timeout)
+            shutdown.note_jobs(
+                finished=finished + stop.finished,
+                interrupted=stop.interrupted,
+                abandoned=stop.abandoned,
+            )
+
+        cap = settings.job_cancel_timeout + FLUSH + 1.0
+        shutdown.part(Step("end jobs", end, cap=cap, needed=True))
+        cap = settings.job_drain_timeout + 0.5
+        shutdown.part(Step("drain jobs", drain, cap=cap, phase=DRAINING))
 
     def _register_hooks(self, shutdown: Shutdown) -> None:
         for hook in reversed(self._hooks):

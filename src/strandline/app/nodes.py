@@ -18,6 +18,7 @@ from strandline.cluster.shutdown_report import ShutdownReport
 from strandline.cluster.until_told import until_told
 from strandline.daemon.definitions import DaemonStatistics
 from strandline.errors import NodeEvicted
+from strandline.jobs.part import JobShare
 from strandline.projections.registry import Registry
 
 if TYPE_CHECKING:
@@ -57,23 +58,23 @@ class NodeFace:
         def pools(self) -> Pools: ...
         async def open(self) -> None: ...
         async def _close_rest(self) -> None: ...
-        def _make_node(self, labels: set[str], on_out: Callable[[NodeEvicted], None]) -> Node: ...
+        def _make_node(
+            self, labels: set[str], on_out: Callable[[NodeEvicted], None], jobs: JobShare
+        ) -> Node: ...
 
     async def start(self, *projections: Any) -> None:
-        """Be a node in this process until ``stop``: run projections and subscriptions.
+        """Be a node in this process until ``stop``: run projections, subscriptions and jobs.
 
-        Which of them run here, and which on other nodes, the cluster decides. In mode ``solo`` all
-        run here, whoever had them.
+        Which projections run here, and which on other nodes, the cluster decides. In mode ``solo``
+        all run here, whoever had them.
 
         Args:
-            projections: Only these, by class, function or name; all when none is named.
+            projections: Only these, by class, function or name, and no jobs; all when none is named.
 
         Raises:
             Unavailable: The database did not answer; nothing was started.
         """
-        async with self._running.turning:
-            if self._node is None:
-                await self._start(projections, self._shutdown())
+        await self._be_node(projections)
 
     async def stop(self, *, timeout: float | None = None) -> ShutdownReport | None:
         """Stop being a node, in bounded steps: leave the cluster, each shard after its batch.
@@ -179,15 +180,24 @@ class NodeFace:
         async with self._node.daemon.without(shards):
             yield
 
+    async def _be_node(self, projections: tuple[Any, ...], jobs: JobShare | None = None) -> None:
+        """Be a node, unless this process is one; *jobs* when None: all of them, if none is named."""
+        async with self._running.turning:
+            if self._node is None:
+                await self._start(projections, self._shutdown(), jobs)
+
     async def _open_and_start(self, projections: tuple[Any, ...], stopping: Shutdown) -> None:
         await self.open()
         async with self._running.turning:
             await self._start(projections, stopping)
 
-    async def _start(self, projections: tuple[Any, ...], stopping: Shutdown) -> None:
+    async def _start(
+        self, projections: tuple[Any, ...], stopping: Shutdown, jobs: JobShare | None = None
+    ) -> None:
         running = self._running
         labels = {self.registry.label(one) for one in projections}
-        self._node = self._make_node(labels, self._is_out)
+        share = jobs or (JobShare.DUTIES if labels else JobShare.ALL)
+        self._node = self._make_node(labels, self._is_out, share)
         running.stopping = stopping
         try:
             await self._node.start(stopping)

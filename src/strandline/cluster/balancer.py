@@ -29,7 +29,7 @@ What can go wrong, what then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
@@ -37,6 +37,7 @@ from strandline.clock import Clock, SystemClock
 from strandline.cluster.duties import Counts, Duties, DutyWiring
 from strandline.cluster.leading import Term
 from strandline.cluster.lease import Leadership
+from strandline.cluster.residents import Office
 from strandline.loops import LoopStatistics
 from strandline.postgres.pools import Pool
 from strandline.settings import Settings
@@ -88,10 +89,12 @@ class Balancer:
         me: UUID,
         channel: str,
         *,
+        offices: Sequence[Office] = (),
         clock: Clock | None = None,
     ) -> None:
         self._me = me
         self._channel = channel
+        self._offices = offices
         self._counts = Counts()
         self._wiring = DutyWiring(
             pool, settings, signals, leadership, clock or SystemClock(), self._counts
@@ -103,24 +106,33 @@ class Balancer:
         """Begin the duties of the term *epoch*; those of an earlier term end."""
         if self.serves(epoch):
             return
-        self._end()
-        self._duties = Duties(Term(self._me, epoch, self._channel), self._wiring)
-        self._duties.start()
+        term = Term(self._me, epoch, self._channel)
+        if not self._balances(epoch):
+            self._end()
+            self._duties = Duties(term, self._wiring)
+            self._duties.start()
+        for office in self._offices:
+            if not office.serves(epoch):
+                office.begin(term)
 
     def serves(self, epoch: int) -> bool:
         """Whether the duties of the term *epoch* are being done."""
-        duties = self._duties
-        return duties is not None and duties.term.epoch == epoch and duties.is_at_work
+        return self._balances(epoch) and all(office.serves(epoch) for office in self._offices)
 
     def end(self, epoch: int) -> None:
         """Begin nothing more in the term *epoch*; a later one, begun by now, goes on."""
         if self._duties is not None and self._duties.term.epoch <= epoch:
             self._end()
+        for office in self._offices:
+            office.end(epoch)
 
     async def stop(self, *, timeout: float = 1.0) -> None:
         """End the duties: what is under way has *timeout* seconds, and is cut afterwards."""
         self._end()
-        await self.settle(timeout=timeout)
+        await asyncio.gather(
+            self.settle(timeout=timeout),
+            *(office.stop(timeout=timeout) for office in self._offices),
+        )
 
     async def settle(self, *, timeout: float = 1.0) -> None:
         """Wait for the duties of terms that have ended, at most *timeout* seconds, and cut them."""
@@ -131,6 +143,8 @@ class Balancer:
         """Something in the cluster has changed: look soon. Cheap; many calls are one look."""
         if self._duties is not None:
             self._duties.wake()
+        for office in self._offices:
+            office.wake()
 
     def statistics(self) -> BalancerStatistics:
         """A picture of now."""
@@ -140,6 +154,10 @@ class Balancer:
             loop=duties.statistics() if duties is not None else None,
             **asdict(self._counts),
         )
+
+    def _balances(self, epoch: int) -> bool:
+        duties = self._duties
+        return duties is not None and duties.term.epoch == epoch and duties.is_at_work
 
     def _end(self) -> None:
         duties, self._duties = self._duties, None

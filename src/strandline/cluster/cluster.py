@@ -17,16 +17,18 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
 from strandline.cluster.balancer import Balancer
 from strandline.cluster.lease import Leadership
+from strandline.cluster.membership import number_of
 from strandline.cluster.node import Identity
 from strandline.cluster.pulse import News, Pulse, PulseOptions
 from strandline.cluster.reconciler import Reconciler
+from strandline.cluster.residents import Office, Resident
 from strandline.cluster.work import Grant, Worker
 from strandline.errors import NodeEvicted, Unavailable
 from strandline.postgres.pools import Pool
@@ -70,9 +72,17 @@ class ClusterWiring:
 class Cluster:
     """A node in the cluster, from joining to leaving."""
 
-    def __init__(self, wiring: ClusterWiring, worker: Worker) -> None:
+    def __init__(
+        self,
+        wiring: ClusterWiring,
+        worker: Worker,
+        residents: Sequence[Resident] = (),
+        offices: Sequence[Office] = (),
+    ) -> None:
         self._wiring = wiring
         self._worker = worker
+        self._residents = residents
+        self._offices = offices
         self._tasks: set[asyncio.Task[None]] = set()
         self._evictions: deque[float] = deque(maxlen=TOO_OFTEN)
         self._leaving = False
@@ -111,6 +121,7 @@ class Cluster:
             lambda: self.leadership,
             self.identity.id,
             channel,
+            offices=self._offices,
         )
 
     # ---- joining
@@ -122,12 +133,27 @@ class Cluster:
             Unavailable: The database did not answer within *timeout* seconds.
         """
         await self.pulse.start(timeout=timeout)
+        await self._tell_residents()
         await self.reconciler.start()
         if self._draining:  # before an eviction: it stays what an operator made it
             await self._stop_taking(timeout=timeout)
         else:
             self.pulse.ready()
         log.info("node %s joined as %s", self.identity.name, self.identity.id)
+
+    async def _tell_residents(self) -> None:
+        if not self._residents:
+            return
+        number = await self._wiring.control.run(number_of(self.identity.id))
+        if number is None:
+            raise Unavailable(f"node {self.identity.name} has no row: it was evicted meanwhile")
+        for resident in self._residents:
+            await resident.joined(self.identity, number)
+
+    def trusts(self) -> bool:
+        """Whether this node may take work: its last good beat is younger than its ttl, less a beat."""
+        settings = self._wiring.settings
+        return self.pulse.silence < settings.node_ttl - settings.pulse_interval
 
     @property
     def leadership(self) -> Leadership | None:
@@ -164,6 +190,8 @@ class Cluster:
 
     async def _stop_taking(self, *, timeout: float) -> None:
         self._stepping_down = True
+        for resident in self._residents:
+            resident.draining()
         await self.balancer.stop(timeout=timeout / 2)  # a draining node gives the lease up at once
         if not await self.pulse.drain(timeout=timeout / 2):
             raise Unavailable("could not tell the cluster that this node is draining")
@@ -259,8 +287,8 @@ class Cluster:
     async def _evicted(self, reason: str) -> None:
         error = NodeEvicted(self.identity.name, reason=reason)
         log.error("%s", error)
-        await self.balancer.stop(timeout=0.5)
-        await self.reconciler.abandon_all(timeout=STOP_WITHIN)
+        leaving = [resident.out(timeout=STOP_WITHIN) for resident in self._residents]
+        await asyncio.gather(self._stop_evicted(), *leaving)
         await self.reconciler.stop(timeout=0.5)
         await self.pulse.stop(timeout=1.0)
         if self._leaving:
@@ -276,6 +304,10 @@ class Cluster:
             return
         self._take_new_identity()
         await self._join_again()
+
+    async def _stop_evicted(self) -> None:
+        await self.balancer.stop(timeout=0.5)
+        await self.reconciler.abandon_all(timeout=STOP_WITHIN)
 
     async def _join_again(self) -> None:
         while not self._leaving:

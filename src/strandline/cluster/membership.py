@@ -85,7 +85,15 @@ class AskedLeader:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """The number of a node."""
+
+    number: int
+
+
 _sql = SqlFile(__name__)
+NUMBER = _sql.one("number_of", Numbered)
 LIST = _sql.many("list_nodes", NodeRow)
 MATCH = _sql.many("match_nodes", Match)
 DRAIN = _sql.one("request_drain", Asked)
@@ -102,6 +110,12 @@ def channel(schema: str) -> str:
 def nodes(*, gone: int = 20) -> Op[list[NodeRow]]:
     """All nodes that are there, by number, and the last *gone* ones that have left or died."""
     return (yield from many(LIST, gone))
+
+
+def number_of(node: UUID) -> Op[int | None]:
+    """The number of *node*, never used again. None: it is not there (any more)."""
+    found = yield from one(NUMBER, node)
+    return found.number if found else None
 
 
 def find_node(word: str) -> Op[Match | None]:

@@ -24,6 +24,12 @@ SELECT n.id, n.number, n.name, n.state, n.mode, n.labels,
  ORDER BY n.state IN ('left', 'dead'),
           CASE WHEN n.state IN ('left', 'dead') THEN -n.number ELSE n.number END;
 
+-- name: number_of(node uuid) :one
+-- The number of a node that is there. No row: it has left, or was declared dead.
+-- plan: nodes_pkey
+SELECT n.number FROM {schema}.nodes n
+ WHERE n.id = $1 AND n.state IN ('joining', 'active', 'stalled', 'draining');
+
 -- name: match_nodes(word text) :many
 -- Nodes that the word may mean, the likeliest first: of that name, number or id, before ids that
 -- begin with it (six letters at least: a mistyped number must not hit another node); present ones

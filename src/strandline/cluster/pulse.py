@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -130,6 +131,13 @@ class Pulse:
         if self._stopped or os.getpid() != self._pid:  # a forked child is not the node
             return None
         return self._board.leadership(boot_time())
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last good beat began; infinite before the first, and once it is over."""
+        if self._stopped or not self._board.tick_at or os.getpid() != self._pid:
+            return math.inf
+        return boot_time() - self._board.tick_at
 
     def vouch(self, progress: int) -> None:
         """Tell how far the app's work has come: a number that grows while anything gets on."""

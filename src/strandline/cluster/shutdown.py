@@ -94,6 +94,7 @@ class Shutdown:
         self._starts: set[asyncio.Task[Any]] = set()
         self._released: list[str] = []
         self._abandoned: list[str] = []
+        self._jobs: dict[str, int] = {}
         self._reason = ""
         self._began = self._deadline = self._ended = 0.0
         self._is_fast = self._forced = False
@@ -129,6 +130,10 @@ class Shutdown:
         """Add work to the report that was given back, or that did not end in time."""
         self._released += released
         self._abandoned += abandoned
+
+    def note_jobs(self, **counts: int) -> None:
+        """Add to the report how attempts of jobs ended: finished, interrupted, abandoned."""
+        self._jobs.update(counts)
 
     @property
     def is_running(self) -> bool:
@@ -186,6 +191,7 @@ class Shutdown:
             seconds=(self._ended or now) - self._began if self._began else 0.0,
             released=tuple(self._released),
             abandoned=tuple(self._abandoned),
+            jobs=dict(self._jobs),
             forced=self._forced,
             is_complete=bool(self._ended),
         )

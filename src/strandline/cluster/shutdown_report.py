@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 CLEAN, DEGRADED, FORCED, OUT = 0, 3, 70, 75  # exit codes
@@ -43,6 +44,8 @@ class ShutdownReport:
         seconds: From the beginning until now or the end.
         released: Work given back in the database.
         abandoned: Work that did not end in time; its fence protects what it writes to.
+        jobs: How attempts of jobs ended: ``finished``, ``interrupted`` (they do not count) and
+            ``abandoned`` (they did not end); empty for a node without jobs.
         forced: The time in all was too short for a step, by itself or by a second signal.
         is_complete: Whether every step is through; not so in the report stored with the node, which
             is written before the last steps.
@@ -54,6 +57,7 @@ class ShutdownReport:
     seconds: float = 0.0
     released: tuple[str, ...] = ()
     abandoned: tuple[str, ...] = ()
+    jobs: Mapping[str, int] = field(default_factory=dict)
     forced: bool = False
     is_complete: bool = True
 
@@ -62,7 +66,8 @@ class ShutdownReport:
         """``clean``, ``degraded`` (something failed or was left) or ``forced``."""
         if self.forced:
             return "forced"
-        return "degraded" if self.failed or self.abandoned else "clean"
+        is_degraded = self.failed or self.abandoned or self.jobs.get("abandoned")
+        return "degraded" if is_degraded else "clean"
 
     @property
     def exit_code(self) -> int:
@@ -90,6 +95,7 @@ class ShutdownReport:
             "released": self.released[:NAMED],
             "abandoned_count": len(self.abandoned),
             "abandoned": self.abandoned[:NAMED],
+            "jobs": dict(self.jobs),
             "steps": [
                 {
                     "name": step.name,
@@ -107,6 +113,7 @@ class ShutdownReport:
         words = [f"{self.result} after {self.seconds:.2f} s ({self.reason})"]
         words += [f"{len(self.released)} released" if self.released else ""]
         words += [f"{len(self.abandoned)} abandoned" if self.abandoned else ""]
+        words += [f"jobs {what}: {count}" for what, count in self.jobs.items() if count]
         words += [
             f"{step.name}: {step.status}{f', {step.error}' if step.error else ''}"
             for step in self.failed

@@ -30,7 +30,18 @@ from typing import Any
 
 import pytest
 
-_OPEN_PARTS = ("_daemon", "_store", "_runtime", "_listener", "_notifier", "_waiting", "_pools")
+_OPEN_PARTS = (
+    "_daemon",
+    "_store",
+    "_enqueuer",
+    "_results",
+    "_runtime",
+    "_listener",
+    "_notifier",
+    "_waiting",
+    "_wakes",
+    "_pools",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,7 +61,8 @@ def strandline_server() -> Iterator[str]:
         return
     from strandline.postgres.embedded import Embedded
 
-    with Embedded(app="strandline-tests", durable=False) as server:
+    options = {"max_connections": "400"}  # many tests at once, each with several apps and nodes
+    with Embedded(app="strandline-tests", durable=False, options=options) as server:
         yield server.url
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -59,6 +60,21 @@ TOLD: dict[str, dict[str, Any]] = {
     },
     "letters_replayed": {"label": "orders:v1", "shard": "orders:v1:all", "count": 2},
     "letter_failed_again": {"label": "orders:v1", "shard": "x", "error": MOVED},
+    "jobs_enqueued": {"queue": "mail", "count": 3},
+    "jobs_claimed": {"queue": "mail", "count": 3, "seconds": 0.004, "wait": 0.5},
+    "jobs_ran": {"queue": "mail", "count": 3, "seconds": 0.75},
+    "job_stuck": {"job": 7, "kind": "send", "queue": "mail", "stack": "..."},
+    "job_failed": {"id": 1, "queue": "mail", "kind": "send", "error": MOVED},
+    "job_dead": {"id": 2, "queue": "mail", "kind": "send", "error": MOVED},
+    "job_snoozed": {"id": 3, "queue": "mail", "kind": "send"},
+    "job_cancelled": {"id": 4, "queue": "mail", "kind": "send"},
+    "job_interrupted": {"id": 5, "queue": "mail", "kind": "send"},
+    "jobs_flushed": {"count": 2, "seconds": 0.003},
+    "jobs_fenced": {"count": 1},
+    "jobs_promoted": {"count": 4},
+    "jobs_rescued": {"count": 5, "dead": 1},
+    "schedule_fired": {"schedule": "nightly", "count": 1},
+    "schedule_missed": {"schedule": "nightly", "count": 2},
     "transaction_leaked": {"pool": "work", "age": 31.0},
     "transaction_rolled_back": {"pool": "work", "age": 61.0},
     "shutdown_step": {"step": "drain", "status": "timeout", "seconds": 10.0},
@@ -92,6 +108,18 @@ class Part:
     label: str = "orders:v1"
     status: str = "parked"
     count: int = 5
+    queue: str = "mail"
+    running: int = 9
+    buffered: int = 11
+    concurrency: int = 20
+    pending: int = 12
+    completed: int = 21
+    oldest: datetime | None = datetime.now(UTC) - timedelta(seconds=33)
+    dead_tuples: int = 1000
+    index_bytes: int = 4096
+    oldest_xmin: float | None = 99.0
+    queues: tuple[Any, ...] = ()
+    counts: tuple[Any, ...] = ()
 
 
 def picture() -> dict[str, Any]:
@@ -102,6 +130,9 @@ def picture() -> dict[str, Any]:
         "balancer": Part(),
         "daemon": Part(agents=(Part(),), letters=(Part(),)),
         "pools": [Part("work"), Part("control")],
+        "job_workers": Part(queues=(Part(),)),
+        "job_completer": Part(),
+        "job_watch": Part(counts=(Part(state="available"), Part(state="dead", oldest=None))),
     }
 
 
@@ -168,7 +199,7 @@ def test_rules_and_readers_name_metrics_of_their_kind() -> None:
     for one in CATALOGUE.values():
         assert one.name.startswith("strandline_")
         assert one.name.endswith("_total") == (one.kind == "counter"), one.name
-        assert one.name.endswith("_seconds") == (one.unit == "s"), one.name
+        assert ("_seconds" in one.name) == (one.unit == "s"), one.name
 
 
 def test_values_are_those_that_were_told(reader: Any, meter: Any) -> None:
@@ -197,6 +228,18 @@ def test_values_are_those_that_were_told(reader: Any, meter: Any) -> None:
     assert found["strandline_shards"][series(state="paused")] == 0
     assert found["strandline_shutdown_seconds"][series(result="forced")] == 12
     assert found["strandline_shutdowns_total"][series(result="forced")] == 1
+    ended = found["strandline_jobs_not_completed_total"]
+    assert {dict(one)["outcome"] for one in ended} == {
+        *("retried", "dead", "snoozed", "cancelled", "released"),
+    }
+    assert ended[series(queue="mail", kind="send", outcome="dead")] == 1
+    assert found["strandline_job_attempts_total"][series(queue="mail")] == 3
+    assert found["strandline_jobs_completed_total"][series()] == 21
+    assert found["strandline_job_run_seconds_total"][series(queue="mail")] == 0.75
+    assert found["strandline_job_wait_seconds"][series(queue="mail")] == 0.5
+    assert found["strandline_jobs"][series(queue="mail", state="dead")] == 5
+    assert 33 <= found["strandline_job_oldest_available_seconds"][series(queue="mail")] < 86_400
+    assert found["strandline_jobs_unrecorded"][series()] == 12
     paused = series(shard="orders:v1:all", error="ApplyFailed")
     assert found["strandline_shard_pauses_total"][paused] == 1
 

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from strandline.cli import output
 from strandline.cli.command import Options
 from strandline.cli.config import hidden
 from strandline.cli.connect import Database, database
+from strandline.cli.finding import FAIL, OK, WARN, Finding, Findings
+from strandline.cli.job_checks import examine_jobs
 from strandline.cli.shards import NEVER_RAN, NO_NODE, standings
 from strandline.daemon.late_events import unhealed_gaps
 from strandline.errors import InvalidSetting, SchemaOutOfDate, Unavailable
 from strandline.events import gaps, inspect
 from strandline.postgres import diagnosis, migrations, pooler
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 OLDEST_SERVER = 140_000
 LINGERING = 60.0  # seconds after which a prepared or idle transaction is worth a word
 BEHIND = 60.0  # seconds of lag that are worth a word
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was examined. ``cure`` is empty when nothing is to be done."""
-
-    check: str
-    outcome: str
-    finding: str
-    cure: str = ""
-
-
-Findings = AsyncIterator[Finding]
 
 
 async def examined(options: Options, *, sample: int) -> list[Finding]:
@@ -54,6 +41,7 @@ async def examined(options: Options, *, sample: int) -> list[Finding]:
             checks: list[Callable[[Database], Findings]] = [_numbering, _prepared, _mark]
             if db.app is not None:
                 checks.append(_shards)
+            checks.append(examine_jobs)
             for check in checks:
                 found += [one async for one in check(db)]
             found += [one async for one in _types(db, sample)]

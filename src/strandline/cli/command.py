@@ -197,8 +197,11 @@ def confirm(question: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Write a line to stderr."""
-    print(text.strip(), file=sys.stderr, flush=True)
+    """Write lines to stderr; what a name from the database holds cannot move the cursor."""
+    from strandline.cli.output import plain
+
+    lines = text.strip().split("\n")
+    print("\n".join(map(plain, lines)), file=sys.stderr, flush=True)
 
 
 def _shared(app: str, *, database: bool, json: bool) -> dict[str, Any]:

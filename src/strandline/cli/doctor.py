@@ -19,13 +19,14 @@ async def doctor(
         int, typer.Option(min=0, help="Positions at the end of the log searched for odd types.")
     ] = 50_000,
 ) -> None:
-    """Check server, tables, numbering, high-water mark; with MODULE:APP its shards and types too.
+    """Check server, tables, numbering, high-water mark, jobs; with MODULE:APP its shards and types.
 
     Each finding is ok, warn or fail, with the command or setting that cures it. Exit code 1 if one
     fails.
     """
     from strandline.cli import output
-    from strandline.cli.checks import FAIL, OK, WARN, examined
+    from strandline.cli.checks import examined
+    from strandline.cli.finding import FAIL, OK, WARN
 
     found = await examined(options, sample=sample)
     if options.json:

@@ -91,6 +91,6 @@ def _described(value: Any) -> str:
     if callable(value) and hasattr(value, "__name__"):
         return f"the function {value.__name__}"
     kind = type(value)
-    if kind.__module__ == "strandline.sync":
+    if kind.__module__.startswith("strandline.sync"):
         return "a blocking strandline.sync.App"
     return f"a {kind.__module__}.{kind.__qualname__}"

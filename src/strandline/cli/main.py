@@ -10,15 +10,18 @@ import typer
 from strandline import termination
 from strandline.cli import (
     config,
+    cron,
     demo,
     doctor,
     events,
     gaps,
+    jobs,
     letters,
     migrate,
     node,
     nodes,
     projections,
+    queues,
     rebuilding,
     streams,
     versions,
@@ -28,7 +31,7 @@ from strandline.cli.command import DatabaseUrl, Debug, Schema
 
 app = typer.Typer(
     name="strandline",
-    help="Event store and projections on PostgreSQL.",
+    help="Event store, projections and jobs on PostgreSQL.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -58,7 +61,7 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Event store and projections on PostgreSQL.
+    """Event store, projections and jobs on PostgreSQL.
 
     Exit codes: 0 done; 1 failed, or a check found a fault; 2 wrong usage or set-up; 3 the database
     cannot be reached; 4 not found; 5 somebody else was first; 130 interrupted.
@@ -76,6 +79,9 @@ for name, one in {
     "events": events,
     "projections": projections,
     "letters": letters,
+    "jobs": jobs,
+    "queues": queues,
+    "cron": cron,
     "gaps": gaps,
     "nodes": nodes,
     "work": work,

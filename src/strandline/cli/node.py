@@ -27,6 +27,21 @@ commands = group("Nodes.")
 
 log = logging.getLogger("strandline.node")
 
+ModeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="cluster|follower|solo",
+        help="Share the work, share it and never lead, or run everything here.",
+    ),
+]
+QueuesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[=JOBS],...",
+        help="Queues it works, with jobs at once; else those of the App's jobs. none: no queue.",
+    ),
+]
+
 
 @command(commands, "node", app="argument")
 def be_node(
@@ -51,18 +66,13 @@ def be_node(
             help="What speaks for it; process if nothing else is set.",
         ),
     ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            metavar="cluster|follower|solo",
-            help="Share the work, share it and never lead, or run everything here.",
-        ),
-    ] = None,
+    mode: ModeOption = None,
+    queues: QueuesOption = None,
 ) -> None:
-    """Run the App's projections and subscriptions until SIGTERM or Ctrl-C.
+    """Run the App's projections, subscriptions and jobs until SIGTERM or Ctrl-C.
 
-    Stops in bounded steps: it leaves the cluster, every shard finishes its batch under way, within
-    `stop_timeout` seconds in all. A second signal leaves `stop_fast` seconds, a third none.
+    Stops in bounded steps: it leaves the cluster, every shard finishes its batch under way, jobs end or
+    are given back, within `stop_timeout` seconds in all. A second signal leaves `stop_fast` seconds, a third none.
 
     Exit codes: 0 stopped cleanly; 3 a step of the stop failed, or the database could not be reached
     at the start (later outages are waited out); 70 ended by force, since it hung; 75 declared dead,
@@ -82,6 +92,7 @@ def be_node(
         never_lead=never_lead,
         pulse=pulse,
         mode=mode,
+        queues=queues,
     )
     log_to_stderr(app.settings.log_level)
     raise typer.Exit(run_until_done(_live(app, lambda: _announce(app))).exit_code)
@@ -213,6 +224,7 @@ def _with_options(
     never_lead: bool,
     pulse: str | None,
     mode: str | None,
+    queues: str | None,
 ) -> Settings:
     """*settings* with what was typed in their place."""
     return replace(
@@ -223,13 +235,16 @@ def _with_options(
         leader_priority=-1 if never_lead else settings.leader_priority,
         pulse=pulse or settings.pulse or "process",
         mode=mode or settings.mode,
+        queues=settings.queues if queues is None else queues,
     )
 
 
 def _announce(app: App) -> None:
-    shards = len(app.registry.shards())
+    shards, jobs = len(app.registry.shards()), len(list(app.kinds.names))
+    more = f" and {jobs} kinds of jobs" if jobs else ""
     complain(
-        f"node {app.node_name} is up, its code runs {shards} shards; SIGTERM or Ctrl-C stops it"
+        f"node {app.node_name} is up, its code runs {shards} shards{more};"
+        " SIGTERM or Ctrl-C stops it"
     )
 
 

@@ -64,10 +64,15 @@ def encoded(value: Any) -> bytes:
 
 
 def raw(text: str | None) -> Any:
-    """JSON text to be written inside other JSON as it is."""
+    """JSON text to be written inside other JSON as it is; other text, as text."""
     import msgspec
 
-    return msgspec.Raw(text.encode()) if text else None
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(text, type=msgspec.Raw)
+    except msgspec.DecodeError:  # a column of text, which anybody may have written
+        return text
 
 
 def plain(value: object) -> str:

@@ -9,6 +9,7 @@ Kind = Literal["counter", "histogram", "gauge"]
 
 MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 LENGTHS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 60.0, 120.0)
+WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,83 @@ LETTERS = (
     ),
 )
 
+JOBS = (
+    _counter("jobs_enqueued", "job", "jobs that this process enqueued and committed", "queue"),
+    _counter("jobs_claimed", "job", "jobs that this node has fetched", "queue"),
+    _counter("job_attempts", "attempt", "attempts that have run here, however they ended", "queue"),
+    _counter("jobs_completed", "job", "jobs that this node has recorded as completed"),
+    _counter(
+        "jobs_not_completed",
+        "attempt",
+        "attempts that ended otherwise: retried (failed, tried again later), dead (attempts are used"
+        " up), snoozed, cancelled, or released (interrupted by a stop)",
+        *("queue", "kind", "outcome"),
+    ),
+    _counter(
+        "jobs_fenced",
+        "job",
+        "ends of attempts that were not recorded, since the job belongs to a later attempt",
+    ),
+    _counter(
+        "jobs_stuck",
+        "job",
+        "attempts that ran on for `job_stuck_after` after they were cancelled; the log has the stack",
+        "kind",
+    ),
+    _counter(
+        "jobs_promoted", "job", "scheduled jobs whose time came, made available by the leader"
+    ),
+    _counter("jobs_rescued", "job", "running jobs of dead nodes that the leader gave back"),
+    _counter("schedules_fired", "job", "jobs that schedules enqueued", "schedule"),
+    _counter(
+        "schedules_missed",
+        "moment",
+        "moments of schedules for which nothing was enqueued, since nobody led then",
+        "schedule",
+    ),
+    _histogram(
+        "job_wait",
+        WAITS,
+        "from enqueueing to the fetch, of the first job of each fetch; first attempts only",
+        "queue",
+    ),
+    _histogram("job_claim", MOMENTS, "one fetch, there and back", "queue"),
+    _histogram("job_flush", MOMENTS, "recording the ends of many attempts at once"),
+    Metric(
+        "strandline_job_run_seconds_total",
+        "counter",
+        "s",
+        ("queue",),
+        "time that handlers have run; over `strandline_job_attempts_total` the mean of one attempt",
+    ),
+    _gauge("jobs_running", "{job}", "jobs that run on this node", "queue"),
+    _gauge("jobs_buffered", "{job}", "jobs fetched by this node that have not begun", "queue"),
+    _gauge("job_slots", "{job}", "jobs this node runs at once at the most", "queue"),
+    _gauge("jobs_unrecorded", "{job}", "ended attempts that this node has yet to record"),
+    _gauge(
+        "jobs",
+        "{job}",
+        "jobs in the tables by state, told by the node that leads; estimated where there are many",
+        *("queue", "state"),
+    ),
+    _gauge(
+        "job_oldest_available_seconds",
+        "s",
+        "age of the oldest job that could run, told by the node that leads",
+        "queue",
+    ),
+    _gauge(
+        "jobs_dead_tuples", "{row}", "dead rows in the table of jobs, told by the node that leads"
+    ),
+    _gauge("jobs_index_bytes", "By", "size of its indexes, told by the node that leads"),
+    _gauge(
+        "oldest_snapshot_seconds",
+        "s",
+        "age of the oldest transaction that keeps PostgreSQL from removing dead rows, told by the"
+        " node that leads; the log names it",
+    ),
+)
+
 POOLS = (
     _gauge("pool_connections", "{connection}", "connections open", "pool"),
     _gauge("pool_limit_connections", "{connection}", "connections it may have", "pool"),
@@ -198,6 +276,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Plan": PLAN,
     "Shards": SHARDS,
     "Dead letters": LETTERS,
+    "Jobs": JOBS,
     "Pools": POOLS,
     "Shutdown": SHUTDOWN,
 }

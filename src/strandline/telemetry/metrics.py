@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from strandline.errors import OwnershipLost
 from strandline.telemetry.catalogue import CATALOGUE, Metric
+from strandline.telemetry.readings import READERS, Facts, Reading
 from strandline.telemetry.signals import Notice, Signals
 
 log = logging.getLogger("strandline.metrics")
-
-Facts = Mapping[str, Any]
-Reading = tuple[float, dict[str, str]]
 
 # How a pulse tells that a term ended without being given up. What it was given up for is free text.
 LOST = (
@@ -62,6 +60,10 @@ def _was_lost(facts: Facts) -> bool:
 
 def _was_fenced(facts: Facts) -> bool:
     return isinstance(facts.get("error"), OwnershipLost)
+
+
+def _has_waited(facts: Facts) -> bool:
+    return facts.get("wait") is not None
 
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -110,6 +112,39 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "letter_failed_again": (
         Rule("strandline_letters_failed_again_total", attributes=("label", "error")),
     ),
+    "jobs_enqueued": (Rule("strandline_jobs_enqueued_total", "count", ("queue",)),),
+    "jobs_claimed": (
+        Rule("strandline_jobs_claimed_total", "count", ("queue",)),
+        Rule("strandline_job_claim_seconds", "seconds", ("queue",)),
+        Rule("strandline_job_wait_seconds", "wait", ("queue",), only=_has_waited),
+    ),
+    "jobs_ran": (
+        Rule("strandline_job_attempts_total", "count", ("queue",)),
+        Rule("strandline_job_run_seconds_total", "seconds", ("queue",)),
+    ),
+    **{
+        notice: (
+            Rule(
+                "strandline_jobs_not_completed_total",
+                attributes=("queue", "kind"),
+                fixed={"outcome": outcome},
+            ),
+        )
+        for notice, outcome in {
+            "job_failed": "retried",
+            "job_dead": "dead",
+            "job_snoozed": "snoozed",
+            "job_cancelled": "cancelled",
+            "job_interrupted": "released",
+        }.items()
+    },
+    "job_stuck": (Rule("strandline_jobs_stuck_total", attributes=("kind",)),),
+    "jobs_flushed": (Rule("strandline_job_flush_seconds", "seconds"),),
+    "jobs_fenced": (Rule("strandline_jobs_fenced_total", "count"),),
+    "jobs_promoted": (Rule("strandline_jobs_promoted_total", "count"),),
+    "jobs_rescued": (Rule("strandline_jobs_rescued_total", "count"),),
+    "schedule_fired": (Rule("strandline_schedules_fired_total", "count", ("schedule",)),),
+    "schedule_missed": (Rule("strandline_schedules_missed_total", "count", ("schedule",)),),
     "transaction_leaked": (Rule("strandline_leaked_transactions_total", attributes=("pool",)),),
     "transaction_rolled_back": (
         Rule("strandline_rolled_back_transactions_total", attributes=("pool",)),
@@ -122,89 +157,13 @@ RULES: dict[str, tuple[Rule, ...]] = {
 }
 
 
-# ---- what is read
-
-
-def _field(part: str, name: str) -> Callable[[Facts], Iterator[Reading]]:
-    """Reads the number *name* of the statistics of *part*, if there are any."""
-
-    def read(now: Facts) -> Iterator[Reading]:
-        value = getattr(now.get(part), name, None)
-        if value is not None:
-            yield float(value), {}
-
-    return read
-
-
-def _leader(now: Facts) -> Iterator[Reading]:
-    if "leadership" in now:
-        yield float(now["leadership"] is not None), {}
-
-
-def _pool(name: str) -> Callable[[Facts], Iterator[Reading]]:
-    def read(now: Facts) -> Iterator[Reading]:
-        for pool in now.get("pools", ()):
-            yield float(getattr(pool, name)), {"pool": pool.name}
-
-    return read
-
-
-def _unplaced(now: Facts) -> Iterator[Reading]:
-    if now.get("leadership") is not None:  # what a former leader last saw is out of date
-        yield from _field("balancer", "unplaced")(now)
-
-
-def _shards(now: Facts) -> Iterator[Reading]:
-    states = [one.state for one in getattr(now.get("daemon"), "agents", ())]
-    for state in ("claiming", "running", "paused", "stopped"):
-        if "daemon" in now:
-            yield float(states.count(state)), {"state": state}
-
-
-def _positions(now: Facts) -> Iterator[Reading]:
-    for one in getattr(now.get("daemon"), "agents", ()):
-        yield float(one.position), {"shard": one.shard}
-
-
-def _lags(now: Facts) -> Iterator[Reading]:
-    daemon: Any = now.get("daemon")
-    for one in getattr(daemon, "agents", ()):
-        if one.state != "claiming":  # its checkpoint is not known yet
-            yield float(max(0, daemon.mark - one.position)), {"shard": one.shard}
-
-
-def _letters(now: Facts) -> Iterator[Reading]:
-    for one in getattr(now.get("daemon"), "letters", ()):
-        yield float(one.count), {"label": one.label, "status": one.status}
-
-
 # Told with 0 before anything happens: a series that begins at 1 has no increase to alert on.
 BEGIN_AT_CLAIM = ("strandline_ownership_lost_total", "strandline_fenced_writes_total")
 BEGIN_AT_START = tuple(
-    one.name for one in CATALOGUE.values() if one.kind == "counter" and not one.attributes
+    one.name
+    for one in CATALOGUE.values()
+    if one.kind == "counter" and not one.attributes and one.name not in READERS
 )
-
-
-READERS: dict[str, Callable[[Facts], Iterator[Reading]]] = {
-    "strandline_last_tick_age_seconds": _field("pulse", "seconds_since_tick"),
-    "strandline_loop_lag_seconds": _field("pulse", "loop_lag"),
-    "strandline_leader": _leader,
-    "strandline_leader_epoch": _field("leadership", "epoch"),
-    "strandline_leader_unseen_seconds": _field("pulse", "seconds_since_leader_seen"),
-    "strandline_unplaced_work": _unplaced,
-    "strandline_shards": _shards,
-    "strandline_shard_position": _positions,
-    "strandline_shard_lag_events": _lags,
-    "strandline_high_water_position": _field("daemon", "mark"),
-    "strandline_open_letters": _letters,
-    "strandline_pool_connections": _pool("size"),
-    "strandline_pool_limit_connections": _pool("most"),
-    "strandline_pool_used_connections": _pool("in_use"),
-    "strandline_pool_waiting_tasks": _pool("waiting"),
-    "strandline_pool_longest_wait_seconds": _pool("longest_wait"),
-    "strandline_pool_oldest_transaction_seconds": _pool("oldest_transaction"),
-    "strandline_pool_exhausted_total": _pool("exhausted"),
-}
 
 
 # ---- instruments
@@ -277,8 +236,9 @@ class Metrics:
     Args:
         signals: The app's notices.
         sources: A picture of the node, asked for at each collection, maybe by another thread. Keys,
-            all optional: ``node`` (a name) or ``identity``; ``leadership``, ``pulse``, ``balancer``
-            and ``daemon`` (statistics); ``pools`` (statistics of each).
+            all optional: ``node`` (a name) or ``identity``; ``leadership``, ``pulse``, ``balancer``,
+            ``daemon``, ``job_workers``, ``job_completer`` and ``job_watch`` (statistics); ``pools``
+            (statistics of each).
         meter: Of OpenTelemetry; None for that of the provider that is set.
     """
 

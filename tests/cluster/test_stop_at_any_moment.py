@@ -27,7 +27,7 @@ from strandline.testing.servers import Server
 pytestmark = pytest.mark.timeout(LIMIT)
 
 SEED = int(os.environ.get("STRANDLINE_SEED") or random.randrange(10**6))
-ROUNDS = 50 if IS_LONG else 10
+ROUNDS = 50 if IS_LONG else 6
 AT_ONCE = 2
 BUDGET = 7.0  # stop_hard of the crowd
 SLACK = 2.0  # for a busy machine to tell that a process has ended

@@ -171,7 +171,7 @@ async def _run(url: str, program: list[Step | Toggle]) -> None:
 _quiet = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=_quiet)
+@settings(max_examples=30, deadline=None, suppress_health_check=_quiet)
 @given(program=_programs)
 def test_the_store_does_what_a_dictionary_would(
     database_url: str, program: list[Step | Toggle]
@@ -241,7 +241,7 @@ async def _compete(url: str, writers: list[Writer]) -> None:
             assert found == [(count,)]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=_quiet)
+@settings(max_examples=15, deadline=None, suppress_health_check=_quiet)
 @given(writers=_writers)
 def test_writers_at_once_never_share_a_version(database_url: str, writers: list[Writer]) -> None:
     asyncio.run(_compete(database_url, writers))

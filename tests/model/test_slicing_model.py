@@ -22,7 +22,7 @@ ACTIONS = st.one_of(
 
 
 @settings(
-    max_examples=200 if os.environ.get("STRANDLINE_CHAOS") == "long" else 25,
+    max_examples=200 if os.environ.get("STRANDLINE_CHAOS") == "long" else 10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -22,6 +22,19 @@ from strandline.telemetry import catalogue
 DOCS = Path(__file__).parent
 SCHEMA = Path(strandline.__file__).parent / "postgres" / "schema"
 INNER = {"append_prepared", "bind", "keys_of", "opened_runtime", "pieces", "pools", "requests", "store", "waiting"}
+QUEUES = ("strandline", "river", "graphile-worker", "pgqueuer", "procrastinate")
+SHOWN_OF_JOBS = (
+    ("bulk_insert", "rate", "enqueued in bulk"),
+    ("insert_1", "rate", "one by one, 1 producer"),
+    ("insert_16", "rate", "16 producers"),
+    ("insert_64", "rate", "64 producers"),
+    ("drain_1", "rate", "drained by one process"),
+    ("drain_2", "rate", "drained by two"),
+    ("start_latency_p99", "p50", "from enqueue to start at 100 jobs/s, p50"),
+    ("start_latency_p99", "p99", "p99"),
+    ("drain_1", "server_cpu", "CPU of the server for 10,000 jobs"),
+    ("drain_1", "worker_cpu", "CPU of the worker for 10,000 jobs"),
+)
 NUMBERS = re.compile(r"(<!-- numbers[^\n]*-->\n)(.*?)(<!-- /numbers -->)", re.DOTALL)
 SHOWN = {
     "append_1": "appends, 1 task",
@@ -104,12 +117,12 @@ def sql_page() -> str:
         "# SQL",
         MADE,
         "The tables are in the schema `strandline`, unless the setting `schema` says otherwise. Read",
-        "them as you like. Write events only with the function `append`, and nothing else by hand: the",
-        "[proof](../concepts/positions.md) rests on the order in which it takes its locks.",
+        "them as you like. Write events only with the function `append`, jobs with `enqueue`, and nothing else by",
+        "hand: the [proof](../concepts/positions.md) rests on the order in which `append` takes its locks.",
         "",
         "## `append`",
         "",
-        *_comment_above("append("),
+        *_comment_above("0001_events.sql", "append("),
         "",
         "```sql",
         "SELECT version, position",
@@ -119,13 +132,29 @@ def sql_page() -> str:
         "",
         "| argument | type | default |",
         "| --- | --- | --- |",
-        *(f"| `{name}` | {kind} | {default} |" for name, kind, default in _arguments(text)),
+        *(f"| `{name}` | {kind} | {default} |" for name, kind, default in _arguments(text, "append")),
         "",
         "`expected` is a version, 0 (there is no such stream), -1 (any) or -2 (the stream exists).",
         "Its use is told in [append from SQL](../howto/append-from-sql.md).",
         "",
         "`append_batch` and `append_together` are what the library itself calls; their argument may",
         "change with any version.",
+        "",
+        "## `enqueue`",
+        "",
+        *_comment_above("0005_jobs.sql", "enqueue("),
+        "",
+        "```sql",
+        "SELECT strandline.enqueue('send_receipt', '{\"order\": \"order-1\"}',",
+        "                          queue => 'mail', run_at => now() + interval '1 h');",
+        "```",
+        "",
+        "| argument | type | default |",
+        "| --- | --- | --- |",
+        *(f"| `{name}` | {kind} | {default} |" for name, kind, default in _arguments(text, "enqueue")),
+        "",
+        "Its use is told in [enqueue from SQL](../howto/enqueue-from-sql.md). All other functions are what the",
+        "library itself calls, and may change with any version.",
         "",
         "## Tables",
         "",
@@ -204,10 +233,18 @@ def with_numbers(readme: str) -> str:
     return NUMBERS.sub(lambda found: found[1] + table + found[3], readme)
 
 
+def with_job_numbers(page: str) -> str:
+    """docs/compare/jobs.md with its table of measured numbers, if there are any."""
+    table = _job_numbers()
+    return NUMBERS.sub(lambda found: found[1] + table + found[3], page)
+
+
 def main() -> None:
     """Write every page that is not up to date."""
     readme = DOCS.parent / "README.md"
     readme.write_text(with_numbers(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    compared = DOCS / "compare/jobs.md"
+    compared.write_text(with_job_numbers(compared.read_text(encoding="utf-8")), encoding="utf-8")
     for page, make in PAGES.items():
         path = DOCS / page
         text = make()
@@ -241,11 +278,32 @@ def _numbers() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _job_numbers() -> str:
+    """One row a workload and metric, one column a job queue, of the last run of their benchmark."""
+    path = DOCS.parent / "bench/results/jobs.json"
+    if not path.exists():
+        return "`make bench-jobs` measures; no result is recorded yet.\n"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    found = {(one["workload"], one["metric"], one["system"]): one for one in rows}
+    lines = [
+        "`make bench-jobs`: medians of one run, 2 cores for client, worker and server; jobs/s unless said otherwise.",
+        "",
+        f"| | {' | '.join(QUEUES)} |",
+        f"| --- |{' ---: |' * len(QUEUES)}",
+    ]
+    for workload, metric, title in SHOWN_OF_JOBS:
+        cells = [_cell(found.get((workload, metric, one))) for one in QUEUES]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     value, unit = row["value"], row["unit"]
-    return f"{value:,.0f}" if "/s" in unit else f"{value:,.1f} {unit}"
+    if "/s" in unit:
+        return f"{value:,.0f}"
+    return f"{value:,.2f} s" if unit.startswith("s/") else f"{value:,.1f} {unit}"
 
 
 def _shown(value: Any) -> str:
@@ -268,8 +326,8 @@ def _facts(cls: type[Any]) -> list[str]:
     return re.findall(r"self\.(\w+) = ", inspect.getsource(cls.__init__))
 
 
-def _comment_above(function: str) -> list[str]:
-    text = (SCHEMA / "0001_events.sql").read_text(encoding="utf-8")
+def _comment_above(file: str, function: str) -> list[str]:
+    text = (SCHEMA / file).read_text(encoding="utf-8")
     before = text.split("CREATE FUNCTION {schema}." + function)[0].rstrip().splitlines()
     found: list[str] = []
     while before and before[-1].startswith("--"):
@@ -277,8 +335,8 @@ def _comment_above(function: str) -> list[str]:
     return found
 
 
-def _arguments(text: str) -> Iterator[tuple[str, str, str]]:
-    found = re.search(r"FUNCTION strandline\.append\(([^)]*)\)", text)
+def _arguments(text: str, function: str) -> Iterator[tuple[str, str, str]]:
+    found = re.search(rf"FUNCTION strandline\.{function}\(([^)]*)\)", text)
     for one in (found[1] if found else "").split(", "):
         declared, _, default = one.partition(" DEFAULT ")
         name, _, kind = declared.partition(" ")
@@ -316,6 +374,7 @@ def _signature(name: str, member: Any) -> list[str]:
     head = "async def " if inspect.iscoroutinefunction(function) else "def "
     text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", f"{head}{name}{signature}")
     text = re.sub(r"<\w+\.(\w+): -?\d+>", r"sl.\1", text)
+    text = re.sub(r"<built-in method (\w+) of [^>]*>", r"\1", text)
     if len(text) > 100:
         opening, _, rest = text.partition("(")
         inside, _, answer = rest.rpartition(")")

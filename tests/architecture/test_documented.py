@@ -44,6 +44,12 @@ def test_the_numbers_of_the_readme_are_the_recorded_ones() -> None:
     assert GENERATOR.with_numbers(readme) == readme, "run `make docs`"
 
 
+def test_the_numbers_of_job_queues_are_those_of_the_last_run() -> None:
+    page = (DOCS / "compare/jobs.md").read_text(encoding="utf-8")
+
+    assert GENERATOR.with_job_numbers(page) == page, "run `make docs`"
+
+
 def test_every_setting_is_described() -> None:
     page = (DOCS / "reference/settings.md").read_text(encoding="utf-8")
 

@@ -70,6 +70,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "milliseconds": "300",
     },
     "strandline/events/read.sql": {"order": "ASC"},
+    "strandline/jobs/looking.sql": {"beyond": ">", "order": "ASC"},
     "strandline/postgres/pool.sql": {"milliseconds": "60000"},
     "strandline/projections/lifecycles.sql": {"table": '"doc_example_v1"'},
     "strandline/projections/documents.sql": {
@@ -82,7 +83,9 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "limit": "10",
     },
 }
-TABLES = [("strandline/projections/documents.sql", "create_documents")]
+TABLES = [
+    ("strandline/projections/documents.sql", "create_documents"),
+]
 
 
 def _rows_of_a_table() -> Any:
@@ -149,7 +152,14 @@ REAL: dict[str, Callable[[], dict[str, Statement[Any]]]] = {
     "strandline/projections/table.sql": _of_a_table,
     "strandline/projections/table_faults.sql": _of_its_faults,
 }
-IN_A_SAVEPOINT = {"undo_append", "keep_append", "undo_trial", "end_trial"}
+IN_A_SAVEPOINT = {
+    "undo_append": "append",
+    "keep_append": "append",
+    "undo_trial": "trial",
+    "end_trial": "trial",
+    "undo_enqueue": "enqueue",
+    "keep_enqueue": "enqueue",
+}
 IN_AN_EMPTY_DATABASE = {"create_migrations_table", "create_shadow"}  # a migrated one has it already
 
 PYTHON_TYPES: dict[Any, set[str]] = {
@@ -217,7 +227,7 @@ async def test_a_block_fits_what_it_declares(path: Path, name: str, database_url
                 made = "" if name == "create_shadow" else "CREATE SCHEMA strandline; "
                 sql = f"DROP SCHEMA strandline CASCADE; {made}{sql}"
             elif name in IN_A_SAVEPOINT:
-                sql = f"SAVEPOINT strandline_append; SAVEPOINT strandline_trial; {sql}"
+                sql = f"SAVEPOINT strandline_{IN_A_SAVEPOINT[name]}; {sql}"
             await _tried(connection, sql)  # may be a command that cannot be prepared
             return
         prepared = await connection.prepare(sql)

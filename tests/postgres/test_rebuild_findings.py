@@ -25,6 +25,7 @@ from strandline.errors import (
     ConflictError,
     StrandlineError,
 )
+from strandline.jobs.part import JobShare
 from strandline.postgres.embedded import Embedded, EmbeddedServer
 from strandline.projections.slice import WHOLE
 from strandline.projections.table_declaration import Table
@@ -271,7 +272,7 @@ async def test_a_number_that_comes_again_after_a_fail_over_is_another_build(
     async with ledger(database_url, mode="solo") as app, connected(database_url) as other:
         await move(app, 20)
         await app.catch_up()
-        builds = app._make_node(set(), lambda error: None).daemon._builds
+        builds = app._make_node(set(), lambda error: None, JobShare.NONE).daemon._builds
         await app.rebuild("balances", keys=["a1"], wait=False)
         await builds.learn("balances:v1~1")
 

@@ -25,6 +25,7 @@ from strandline.errors import (
     OwnershipLost,
     StrandlineError,
 )
+from strandline.jobs.part import JobShare
 from strandline.projections.composite import Composite
 from strandline.projections.failure_policy import Action
 
@@ -159,7 +160,7 @@ async def test_work_offered_late_is_not_begun_anew_after_appends_keep_the_projec
     async with tally_app(database_url, **SOLO) as before:
         last = await fill(before, 10)
         await before.catch_up()
-        offers = await before._make_node(set(), lambda error: None).daemon.offers()
+        offers = await before._make_node(set(), lambda error: None, JobShare.NONE).daemon.offers()
     async with tally_app(database_url, lifecycle="inline", **SOLO) as after:
         assert (await after.get(Versions, "s0")).versions
         await after.pools.control.run(claims.offer(offers, channel("strandline")))

@@ -6,18 +6,24 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
+from strandline.app.enqueueing import EnqueueFace
 from strandline.app.events import EventFace
 from strandline.app.healing import HealFace
+from strandline.app.job_desk import JobFace
+from strandline.app.job_ties import declare_schedules, job_ties
 from strandline.app.letters import LetterFace
 from strandline.app.models import ModelFace
 from strandline.app.node import Node, NodeWiring
 from strandline.app.nodes import NodeFace, Running
+from strandline.app.queue_desk import QueueFace
 from strandline.app.runtime import Runtime
+from strandline.app.schedule_desk import ScheduleFace
 from strandline.app.transaction import Transaction
 from strandline.app.verifying import VerifyFace
 from strandline.app.versions import VersionFace, settle
@@ -25,6 +31,19 @@ from strandline.daemon.daemon import APPENDED_CHANNEL
 from strandline.daemon.progress import Waiting
 from strandline.errors import NodeEvicted, NotOpen
 from strandline.events.store import EventStore
+from strandline.jobs.cron_registration import CronRegistration, Schedules
+from strandline.jobs.enqueuer import Enqueuer
+from strandline.jobs.hooks import Hooks
+from strandline.jobs.ids import Ids
+from strandline.jobs.kinds import Kinds
+from strandline.jobs.middleware import Middleware
+from strandline.jobs.part import JobShare, JobTies
+from strandline.jobs.queues import QueueSettings
+from strandline.jobs.registration import JobRegistration
+from strandline.jobs.results import Results
+from strandline.jobs.surroundings import JobSurroundings
+from strandline.jobs.waking import TURNS, Wakes, Written, notify_within
+from strandline.jobs.wiring import JobWiring
 from strandline.postgres import migrations
 from strandline.postgres.listener import Listener, Notifier
 from strandline.postgres.pools import Pools
@@ -42,6 +61,10 @@ T = TypeVar("T")
 
 class App(
     Registration,
+    EnqueueFace,
+    JobRegistration,
+    JobSurroundings,
+    CronRegistration,
     EventFace,
     ModelFace,
     NodeFace,
@@ -49,6 +72,9 @@ class App(
     HealFace,
     VersionFace,
     LetterFace,
+    JobFace,
+    QueueFace,
+    ScheduleFace,
 ):
     """An event store with its projections, on one PostgreSQL database.
 
@@ -75,6 +101,12 @@ class App(
         self.settings: Settings = load(given, toml=Path(toml) if toml else None)
         self.registry = Registry()
         self.signals = Signals()
+        self.kinds = Kinds(self.registry.jobs, self.settings)
+        self.job_ids = Ids()
+        self.job_hooks = Hooks(self.signals)
+        self.job_middlewares: list[Middleware] = []
+        self.declared_schedules = Schedules()
+        self.declared_queues: dict[str, QueueSettings] = {}
         self.url = ""
         self._server: Any = None
         self._opening = asyncio.Lock()
@@ -84,6 +116,9 @@ class App(
         self._listener: Listener | None = None
         self._notifier: Notifier | None = None
         self._waiting: Waiting | None = None
+        self._wakes: Wakes | None = None
+        self._enqueuer: Enqueuer | None = None
+        self._results: Results | None = None
         self._node: Node | None = None
         self._running = Running()
         self._metrics = Metrics(self.signals, sources=self._readings)
@@ -110,8 +145,11 @@ class App(
             pools = Pools.to(self.url, self.settings, signals=self.signals, application=mark)
             await pools.open()
             self.registry.bind()
+            self.kinds.bind()
             self._runtime = Runtime(self.registry, self.settings, pools.work)
             await self._migrate(pools)
+            await self._declare_queues(pools.control)
+            await declare_schedules(self.declared_schedules, self.kinds, pools.control)
         except BaseException:
             if pools is not None:
                 await pools.close()
@@ -124,6 +162,12 @@ class App(
         self._notifier = Notifier(pools.control, self.settings)
         self._notifier.start()
         self._waiting = Waiting(pools.control, self._listener)
+        self._wakes = Wakes(pools.control, self.settings, self.signals)
+        self._wakes.start()
+        self._listener.on(TURNS, self._wakes.turn)
+        self.job_ids.forget()  # they may be another database's
+        self._enqueuer = Enqueuer(pools.work, self.settings, on_enqueued=self._enqueued)
+        self._results = self._make_results(pools, self._listener, self._notifier)
         self._store = EventStore(
             pools, self.registry.types, self.settings, on_appended=self._appended
         )
@@ -140,7 +184,10 @@ class App(
         self._metrics.stop()
         store, pools = self._opened(self._store), self._pools
         await store.close()
+        await self._end_enqueueing()
         self._opened(self._waiting).close()
+        await self.results.stop()
+        await self.wakes.stop()
         await self._opened(self._notifier).stop()
         await self._opened(self._listener).stop()
         self._pools = self._store = self._runtime = None
@@ -183,15 +230,21 @@ class App(
         """Take part in the transaction of your own asyncpg or psycopg ``AsyncConnection``.
 
         Also takes what has such a connection behind ``connection`` or ``driver_connection``.
-        You commit; projections see the events then, at the latest ``poll_interval`` later.
+        You commit; projections see the events then, at the latest ``poll_interval`` later. Workers
+        are told of jobs by the commit itself.
         """
         session = self.opened_runtime.session_on(connection)
         self.pools.joined(session.connection)
-        return Transaction(session, self.requests, on_appended=self._appended)
+        told = partial(notify_within, self.settings, mark=self.wakes.mark)
+        return Transaction(
+            session, self.requests, self.intake, on_appended=self._appended, tell=told
+        )
 
     # ---- what the faces are built on
 
-    def _make_node(self, labels: set[str], on_out: Callable[[NodeEvicted], None]) -> Node:
+    def _make_node(
+        self, labels: set[str], on_out: Callable[[NodeEvicted], None], jobs: JobShare
+    ) -> Node:
         """A node of this process for the definitions of *labels*; for all if there are none."""
         runtime = self._opened(self._runtime)
         wiring = NodeWiring(
@@ -204,10 +257,39 @@ class App(
             types=self.registry.types,
             on_progress=self._opened(self._waiting).wake,
             on_out=on_out,
+            jobs=self._job_ties(),
         )
         definitions = runtime.definitions(self._begin)
         chosen = [one for one in definitions if not labels or one.label in labels]
-        return Node(wiring, chosen, self._running.hooks)
+        return Node(wiring, chosen, self._running.hooks, jobs)
+
+    def _job_ties(self) -> JobTies:
+        wiring = JobWiring(
+            pools=self.pools,
+            settings=self.settings,
+            signals=self.signals,
+            listener=self._opened(self._listener),
+            notifier=self._opened(self._notifier),
+            kinds=self.kinds,
+            begin=self._begin,
+            queues=frozenset(self.declared_queues),
+        )
+        return job_ties(wiring, self.wakes, self.job_ids, self.job_hooks, self.job_middlewares)
+
+    @property
+    def wakes(self) -> Wakes:
+        """Tells workers of new jobs."""
+        return self._opened(self._wakes)
+
+    @property
+    def enqueuer(self) -> Enqueuer:
+        """Sends single jobs together."""
+        return self._opened(self._enqueuer)
+
+    @property
+    def results(self) -> Results:
+        """Waits for jobs."""
+        return self._opened(self._results)
 
     @property
     def pools(self) -> Pools:
@@ -251,6 +333,7 @@ class App(
             now["pools"] = [pools.work.statistics(), pools.control.statistics()]
         if node is not None:
             now["daemon"] = node.statistics()
+            now |= node.jobs.statistics()
             now |= node.cluster.statistics() if node.cluster else {}
         return now
 
@@ -265,8 +348,12 @@ class App(
         def committed() -> None:
             if last:
                 self._appended(last)
+            if written:
+                self.wakes.written(written)
 
-        return Transaction(session, self.requests, on_appended=appended), committed
+        written = Written()
+        tx = Transaction(session, self.requests, self.intake, on_appended=appended, written=written)
+        return tx, committed
 
     def _appended(self, position: int) -> None:
         """Events were committed by this process."""

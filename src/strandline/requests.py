@@ -22,6 +22,7 @@ from strandline.events.event import (
 )
 from strandline.jobs.context import JobContext, find_current
 from strandline.postgres.operations import Op
+from strandline.postgres.savepoint import all_or_nothing
 from strandline.projections import lifecycles
 from strandline.projections.composite import Composite, CompositeDocuments
 from strandline.projections.documents import Documents
@@ -29,7 +30,6 @@ from strandline.projections.fold import PageFold
 from strandline.projections.inline import (
     Inline,
     InlineDocuments,
-    all_or_nothing,
     appended_rows,
     take_part,
 )

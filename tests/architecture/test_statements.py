@@ -153,12 +153,10 @@ REAL: dict[str, Callable[[], dict[str, Statement[Any]]]] = {
     "strandline/projections/table_faults.sql": _of_its_faults,
 }
 IN_A_SAVEPOINT = {
-    "undo_append": "append",
-    "keep_append": "append",
+    "undo_part": "part",
+    "keep_part": "part",
     "undo_trial": "trial",
     "end_trial": "trial",
-    "undo_enqueue": "enqueue",
-    "keep_enqueue": "enqueue",
 }
 IN_AN_EMPTY_DATABASE = {"create_migrations_table", "create_shadow"}  # a migrated one has it already
 

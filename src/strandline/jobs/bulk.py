@@ -16,13 +16,14 @@ from itertools import groupby, islice, repeat
 from operator import attrgetter
 from typing import Any
 
-from strandline.jobs.enqueue import BEGIN_ENQUEUE, KEEP_ENQUEUE, UNDO_ENQUEUE, Enqueued, insert
+from strandline.jobs.enqueue import Enqueued, insert
 from strandline.jobs.ids import Ids
 from strandline.jobs.job import Call, Job
 from strandline.jobs.kinds import Kinds, Row, all_calls, circumstances
 from strandline.jobs.row import DEFAULT_PRIORITY, DEFAULT_QUEUE, ORDERED, NewJob
 from strandline.jobs.waking import Written
 from strandline.postgres.operations import AsyncpgSession, Op, Session, none
+from strandline.postgres.savepoint import BEGIN_PART, KEEP_PART, UNDO_PART
 
 CHUNK = 5_000  # jobs of one COPY
 CHUNK_BYTES = 16_777_216  # of arguments
@@ -134,7 +135,7 @@ async def enqueue_many(
 
 async def _undone_if_it_fails(session: Session, work: Coroutine[Any, Any, Many]) -> Many:
     try:
-        await session.run(none(BEGIN_ENQUEUE))
+        await session.run(none(BEGIN_PART))
     except BaseException:
         work.close()
         raise
@@ -142,9 +143,9 @@ async def _undone_if_it_fails(session: Session, work: Coroutine[Any, Any, Many])
         many = await work
     except BaseException:  # a cancellation too: the caller may catch it, and commit
         with suppress(Exception):  # what went wrong is being told already
-            await session.run(none(UNDO_ENQUEUE))
+            await session.run(none(UNDO_PART))
         raise
-    await session.run(none(KEEP_ENQUEUE))
+    await session.run(none(KEEP_PART))
     return many
 
 

@@ -7,7 +7,6 @@ known before. What has a unique key answers for itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -16,7 +15,7 @@ import msgspec
 
 from strandline.errors import DuplicateJob
 from strandline.jobs.row import ORDERED, NewJob
-from strandline.postgres.operations import Answer, Op, many, none
+from strandline.postgres.operations import Op, many, none
 from strandline.postgres.operations import one as only
 from strandline.postgres.statements import SqlFile
 
@@ -54,9 +53,6 @@ TOGETHER = _sql.many("enqueue_together", Outcome)
 ONCE = _sql.many("enqueue_once", Outcome)
 CURRENT_TRANSACTION = _sql.one("current_transaction", Number)
 TRANSACTION_STATUS = _sql.one("transaction_status", Status)
-BEGIN_ENQUEUE = _sql.none("begin_enqueue")
-UNDO_ENQUEUE = _sql.none("undo_enqueue")
-KEEP_ENQUEUE = _sql.none("keep_enqueue")
 
 _FIELDS = (
     "id", "kind", "args", "queue", "priority", "max_attempts", "flags", "run_at", "delay", "key",
@@ -103,21 +99,6 @@ def insert(jobs: Sequence[NewJob]) -> Op[list[Enqueued]]:
     if plain:
         yield from none(INSERT, *columns(plain))
     return [answers.get(one.id) or Enqueued(one.id) for one in jobs]
-
-
-def all_or_nothing(op: Op[Answer]) -> Op[Answer]:
-    """Run *op*; when it fails, undo it, so that the transaction around it can go on without it."""
-    yield from none(BEGIN_ENQUEUE)
-    try:
-        done = yield from op
-    except GeneratorExit:
-        raise
-    except BaseException:  # a cancellation too: the caller may catch it, and commit
-        with suppress(Exception):  # what went wrong is being told already
-            yield from none(UNDO_ENQUEUE)
-        raise
-    yield from none(KEEP_ENQUEUE)
-    return done
 
 
 def transaction_number() -> Op[str]:

@@ -62,13 +62,3 @@ SELECT pg_current_xact_id()::text AS number;
 -- not come to: after a fail-over.
 SELECT CASE WHEN pg_visible_in_snapshot($1::text::xid8, pg_current_snapshot()) THEN pg_xact_status($1::text::xid8)
             ELSE 'in progress' END AS status;
-
--- name: begin_enqueue() :none
--- Inside somebody's transaction: jobs that are refused must leave nothing behind.
-SAVEPOINT strandline_enqueue;
-
--- name: undo_enqueue() :none
-ROLLBACK TO SAVEPOINT strandline_enqueue; RELEASE SAVEPOINT strandline_enqueue;
-
--- name: keep_enqueue() :none
-RELEASE SAVEPOINT strandline_enqueue;

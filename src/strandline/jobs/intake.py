@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from strandline.jobs import flows
 from strandline.jobs.bulk import Many, insert_many
-from strandline.jobs.enqueue import Enqueued, all_or_nothing, insert
+from strandline.jobs.enqueue import Enqueued, insert
 from strandline.jobs.flow import Flow
 from strandline.jobs.flow_ref import FlowRef
 from strandline.jobs.ids import Ids
@@ -19,6 +19,7 @@ from strandline.jobs.kinds import Kinds, as_call
 from strandline.jobs.row import Kept, NewJob
 from strandline.jobs.waking import Written
 from strandline.postgres.operations import Op
+from strandline.postgres.savepoint import all_or_nothing
 
 Ref = TypeVar("Ref")
 MakeRef = Callable[[int, str, bool, Kept], Ref]

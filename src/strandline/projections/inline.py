@@ -12,11 +12,10 @@ leaves the others to the nodes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from strandline.postgres.operations import Answer, Call, Op, Rows, many, none
+from strandline.postgres.operations import Call, Op, Rows, many
 from strandline.postgres.statements import SqlFile
 from strandline.projections.documents import Documents
 from strandline.projections.fold import PageFold, Row
@@ -31,9 +30,6 @@ class StillInline:
 
 _sql = SqlFile(__name__)
 TAKE_PART = _sql.many("take_part", StillInline)
-BEGIN_APPEND = _sql.none("begin_append")
-UNDO_APPEND = _sql.none("undo_append")
-KEEP_APPEND = _sql.none("keep_append")
 APPENDED_ROWS = _sql.many("appended_rows", tuple)
 
 
@@ -95,18 +91,3 @@ def take_part(inlines: Sequence[Inline]) -> Op[list[Inline]]:
 def appended_rows(tenant: str, stream: str, *, after: int, up_to: int) -> Op[Rows]:
     """The rows of versions *after* < version ≤ *up_to* of a stream."""
     return (yield Call(APPENDED_ROWS, (tenant, stream, after, up_to)))
-
-
-def all_or_nothing(op: Op[Answer]) -> Op[Answer]:
-    """Run *op*; when it fails, undo it, so that the transaction around it can go on without it."""
-    yield from none(BEGIN_APPEND)
-    try:
-        done = yield from op
-    except GeneratorExit:
-        raise
-    except BaseException:  # a cancellation too: the caller may catch it, and commit
-        with suppress(Exception):  # what went wrong is being told already
-            yield from none(UNDO_APPEND)
-        raise
-    yield from none(KEEP_APPEND)
-    return done

@@ -31,13 +31,3 @@ SELECT position, tenant, stream, version, type, data::text AS data, recorded_at,
   FROM {schema}.events
  WHERE tenant = $1 AND stream = $2 AND version > $3 AND version <= $4
  ORDER BY version;
-
--- name: begin_append() :none
--- Inside somebody's transaction: an append that an inline projection refuses must leave nothing behind.
-SAVEPOINT strandline_append;
-
--- name: undo_append() :none
-ROLLBACK TO SAVEPOINT strandline_append; RELEASE SAVEPOINT strandline_append;
-
--- name: keep_append() :none
-RELEASE SAVEPOINT strandline_append;

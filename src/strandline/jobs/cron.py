@@ -134,14 +134,6 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class Fired:
-    """What became of a schedule that was due: jobs it enqueued, and moments that were left out."""
-
-    jobs: list[int]
-    missed: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Name:
     name: str
 

@@ -42,12 +42,8 @@ WHERE s.paused_at IS NULL AND s.next_at > statement_timestamp() AND s.next_at < 
 -- name: advance(me uuid, epoch bigint, name text, was timestamptz, next_at timestamptz, fired bigint, last_at timestamptz, last_job bigint) :one
 -- Moves a schedule on from the moment that was read; whoever comes second finds another moment there.
 -- held: the caller leads (or epoch is NULL); if not, nothing was written.
-WITH fence AS MATERIALIZED (
-    SELECT l.epoch FROM {schema}.leases l
-     WHERE l.name = 'leader' AND l.holder = $1 AND l.epoch = $2
-       FOR SHARE
-), may AS MATERIALIZED (  -- the lease is held until the commit, which is all that comes: a client that stops lets go
-    SELECT ($2::bigint IS NULL OR EXISTS (SELECT FROM fence))
+WITH may AS MATERIALIZED (  -- the lease is held until the commit, which is all that comes: a client that stops lets go
+    SELECT {schema}.still_leads($1, $2)
            AND set_config('idle_in_transaction_session_timeout', '1s', true) IS NOT NULL AS held
 ), moved AS (
     UPDATE {schema}.schedules s
@@ -61,12 +57,8 @@ SELECT (SELECT may.held FROM may) AS held, EXISTS (SELECT FROM moved) AS is_move
 -- name: fail_schedule(me uuid, epoch bigint, name text, was timestamptz, error text) :one
 -- Writes down why it could not be fired. held: as above.
 -- plan: schedules_pkey
-WITH fence AS MATERIALIZED (
-    SELECT l.epoch FROM {schema}.leases l
-     WHERE l.name = 'leader' AND l.holder = $1 AND l.epoch = $2
-       FOR SHARE
-), may AS MATERIALIZED (
-    SELECT $2::bigint IS NULL OR EXISTS (SELECT FROM fence) AS held
+WITH may AS MATERIALIZED (
+    SELECT {schema}.still_leads($1, $2) AS held
 ), failed AS (
     UPDATE {schema}.schedules s SET error = $5
      WHERE s.name = $3 AND s.next_at = $4 AND (SELECT may.held FROM may)

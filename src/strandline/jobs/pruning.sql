@@ -3,12 +3,8 @@
 
 -- name: prune_history(me uuid, epoch bigint, days integer, most bigint) :one
 -- Old history that no day's partition took; days are dropped as a whole.
-WITH fence AS MATERIALIZED (
-    SELECT l.epoch FROM {schema}.leases l
-     WHERE l.name = 'leader' AND l.holder = $1 AND l.epoch = $2
-       FOR SHARE
-), may AS MATERIALIZED (
-    SELECT $2::bigint IS NULL OR EXISTS (SELECT FROM fence) AS held
+WITH may AS MATERIALIZED (
+    SELECT {schema}.still_leads($1, $2) AS held
 ), old AS MATERIALIZED (
     SELECT h.ctid AS place FROM {schema}.job_history_default h
      WHERE h.finished_at < statement_timestamp() - make_interval(days => $3) AND (SELECT may.held FROM may)
@@ -24,12 +20,8 @@ SELECT (SELECT may.held FROM may) AS held, count(*) AS looked, count(*) AS rows,
 -- name: prune_periods(me uuid, epoch bigint, most bigint) :one
 -- Unique keys whose time is over.
 -- plan: job_periods_expires_idx
-WITH fence AS MATERIALIZED (
-    SELECT l.epoch FROM {schema}.leases l
-     WHERE l.name = 'leader' AND l.holder = $1 AND l.epoch = $2
-       FOR SHARE
-), may AS MATERIALIZED (
-    SELECT $2::bigint IS NULL OR EXISTS (SELECT FROM fence) AS held
+WITH may AS MATERIALIZED (
+    SELECT {schema}.still_leads($1, $2) AS held
 ), old AS MATERIALIZED (
     SELECT p.unique_key FROM {schema}.job_periods p
      WHERE p.expires_at < statement_timestamp() AND (SELECT may.held FROM may)
@@ -44,12 +36,8 @@ SELECT (SELECT may.held FROM may) AS held, count(*) AS looked, count(*) AS rows,
 
 -- name: prune_senders(me uuid, epoch bigint, age double precision, most bigint) :one
 -- Senders that have sent nothing for so many seconds: nobody tries again what is that old.
-WITH fence AS MATERIALIZED (
-    SELECT l.epoch FROM {schema}.leases l
-     WHERE l.name = 'leader' AND l.holder = $1 AND l.epoch = $2
-       FOR SHARE
-), may AS MATERIALIZED (
-    SELECT $2::bigint IS NULL OR EXISTS (SELECT FROM fence) AS held
+WITH may AS MATERIALIZED (
+    SELECT {schema}.still_leads($1, $2) AS held
 ), old AS MATERIALIZED (
     SELECT s.id FROM {schema}.job_senders s
      WHERE s.sent_at < statement_timestamp() - make_interval(secs => $3) AND (SELECT may.held FROM may)
@@ -65,12 +53,8 @@ SELECT (SELECT may.held FROM may) AS held, count(*) AS looked, count(*) AS rows,
 -- Looks at a portion of the edges beyond a child, and deletes those whose child is neither live nor dead.
 -- last: the child up to which it looked.
 -- plan: job_edges_pkey
-WITH fence AS MATERIALIZED (
-    SELECT l.epoch FROM {schema}.leases l
-     WHERE l.name = 'leader' AND l.holder = $1 AND l.epoch = $2
-       FOR SHARE
-), may AS MATERIALIZED (
-    SELECT $2::bigint IS NULL OR EXISTS (SELECT FROM fence) AS held
+WITH may AS MATERIALIZED (
+    SELECT {schema}.still_leads($1, $2) AS held
 ), looked AS MATERIALIZED (
     SELECT e.child, e.parent FROM {schema}.job_edges e
      WHERE e.child > $3 AND (SELECT may.held FROM may)
@@ -91,12 +75,8 @@ SELECT (SELECT may.held FROM may) AS held, (SELECT count(*) FROM looked) AS look
 -- Looks at a portion of the batches beyond one, and deletes those that ended long ago and whose jobs are gone.
 -- last: the batch up to which it looked.
 -- plan: job_batches_pkey
-WITH fence AS MATERIALIZED (
-    SELECT l.epoch FROM {schema}.leases l
-     WHERE l.name = 'leader' AND l.holder = $1 AND l.epoch = $2
-       FOR SHARE
-), may AS MATERIALIZED (
-    SELECT $2::bigint IS NULL OR EXISTS (SELECT FROM fence) AS held
+WITH may AS MATERIALIZED (
+    SELECT {schema}.still_leads($1, $2) AS held
 ), looked AS MATERIALIZED (
     SELECT b.id, b.ended_at FROM {schema}.job_batches b
      WHERE b.id > $4 AND (SELECT may.held FROM may)

@@ -9,12 +9,8 @@
 -- has claimed anew meanwhile, or that has ended, is not. held: the caller leads (or epoch is NULL); if not, nothing
 -- was written. to_cancel, claims: of these, those that were to be cancelled; they are left as they are.
 -- plan: jobs_running_idx
-WITH RECURSIVE fence AS MATERIALIZED (
-    SELECT l.epoch FROM {schema}.leases l
-     WHERE l.name = 'leader' AND l.holder = $1 AND l.epoch = $2
-       FOR SHARE
-), may AS MATERIALIZED (
-    SELECT $2::bigint IS NULL OR EXISTS (SELECT FROM fence) AS held
+WITH RECURSIVE may AS MATERIALIZED (
+    SELECT {schema}.still_leads($1, $2) AS held
 ), holder(number) AS (  -- one step of the index for each node, not for each job
     SELECT (SELECT j.claim >> 32 FROM {schema}.jobs j
              WHERE j.state = 2 AND j.claim IS NOT NULL ORDER BY j.claim LIMIT 1)

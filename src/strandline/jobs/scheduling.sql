@@ -5,12 +5,8 @@
 -- are left for the next look. held: the caller leads (or epoch is NULL: there is no cluster); if not, nothing
 -- was written. next_in: seconds until the next one that is not due yet.
 -- plan: jobs_due_idx
-WITH fence AS MATERIALIZED (
-    SELECT l.epoch FROM {schema}.leases l
-     WHERE l.name = 'leader' AND l.holder = $1 AND l.epoch = $2
-       FOR SHARE
-), may AS MATERIALIZED (
-    SELECT $2::bigint IS NULL OR EXISTS (SELECT FROM fence) AS held
+WITH may AS MATERIALIZED (
+    SELECT {schema}.still_leads($1, $2) AS held
 ), due AS MATERIALIZED (
     SELECT j.id FROM {schema}.jobs j
      WHERE j.state = 1 AND j.run_at <= statement_timestamp() AND (SELECT may.held FROM may)

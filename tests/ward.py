@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,6 +151,19 @@ class Ward:
     async def reaches(self, position: int) -> None:
         """Wait until its checkpoint is at *position*."""
         await holds(lambda: self.agent.position >= position)
+
+    async def goes_on_until(self, done: Callable[[], Any], *, timeout: float = 30.0) -> None:
+        """Let time go by whenever the agent waits for it, until *done*."""
+
+        async def look() -> bool:
+            found = done()
+            if await found if isinstance(found, Awaitable) else found:
+                return True
+            if self.clock.sleeping:
+                self.clock.advance(min(self.clock.sleeping))
+            return False
+
+        await holds(look, timeout=timeout)
 
     async def status(self) -> dict[str, Any] | None:
         """Its row of the status table."""

@@ -57,19 +57,6 @@ async def open_letters(app: App) -> list[int]:
     return [one.position for one in await app.letters.list(limit=1_000)]
 
 
-async def goes_on_until(patient: Ward, done: Callable[[], Any], *, timeout: float = 30.0) -> None:
-    """Let time go by whenever the agent waits for it, until *done*."""
-
-    async def look() -> bool:
-        if await done():
-            return True
-        if patient.clock.sleeping:
-            patient.clock.advance(min(patient.clock.sleeping))
-        return False
-
-    await holds(look, timeout=timeout)
-
-
 def failed_since(patient: Ward, position: int) -> int:
     """How many letters have failed again since the checkpoint came to *position*."""
     told = [(one.name, one.facts.get("ceiling", 0)) for one in patient.notices]
@@ -100,7 +87,7 @@ async def test_after_an_outage_everything_is_handled_once_and_in_order(
             async def done() -> bool:
                 return len(service.calls) >= 300 and not await open_letters(app)
 
-            await goes_on_until(patient, done)
+            await patient.goes_on_until(done)
 
         assert in_order(service)
         assert len(service.calls) == 300
@@ -124,7 +111,7 @@ async def test_an_outage_while_few_events_come_in_leaves_nothing_behind(database
             async def done() -> bool:
                 return len(service.calls) == 3 and not await open_letters(app)
 
-            await goes_on_until(patient, done)
+            await patient.goes_on_until(done)
             assert patient.clock.monotonic() < 1_000 + 2 * 300
 
         assert in_order(service)
@@ -143,7 +130,7 @@ async def test_a_page_that_has_only_poison_is_got_over(database_url: str, poison
             async def all_parked() -> bool:
                 return len(await open_letters(app)) == poison
 
-            await goes_on_until(patient, all_parked)
+            await patient.goes_on_until(all_parked)
             await app.append("late", Ticked(1_000))
             last = (await app.append("s0", Ticked(1_001))).position
             await bring_up(patient.feed, app)
@@ -151,7 +138,7 @@ async def test_a_page_that_has_only_poison_is_got_over(database_url: str, poison
             async def tried_again() -> bool:
                 return failed_since(patient, last) == poison
 
-            await goes_on_until(patient, tried_again)
+            await patient.goes_on_until(tried_again)
             assert patient.clock.monotonic() < 15 * 300
             await holds(lambda: patient.agent.statistics().state == "running")
             assert len(await open_letters(app)) == poison + 1
@@ -178,7 +165,7 @@ async def test_poison_here_and_there_is_put_aside_without_a_pause(database_url: 
             async def done() -> bool:
                 return len(service.calls) + len(await open_letters(app)) == 1_000
 
-            await goes_on_until(patient, done)
+            await patient.goes_on_until(done)
             assert patient.told("shard_paused") == []
             assert len(await open_letters(app)) == 30
 
@@ -196,12 +183,12 @@ async def test_another_owner_takes_over_what_was_asked_for(database_url: str, la
             async def paused() -> bool:
                 return bool(patient.told("shard_paused"))
 
-            await goes_on_until(patient, paused)
+            await patient.goes_on_until(paused)
         async with ward(app, processor_of(app)) as patient:
             service.refuses = lambda number: lasts and patient.clock.monotonic() < 200
 
             async def done() -> bool:
                 return len(service.calls) == (3 if lasts else 30) and not await open_letters(app)
 
-            await goes_on_until(patient, done)
+            await patient.goes_on_until(done)
         assert in_order(service)

@@ -168,11 +168,7 @@ async def test_an_outage_is_not_over_while_the_server_answers_but_takes_no_write
                 assert patient.agent.state == "paused"
 
                 await set_read_only(database_url, False)
-                patient.clock.advance(1.0)
-                if patient.agent.position < last:  # one more look, on a connection made after that
-                    await holds(lambda: patient.agent.position == last or patient.clock.sleeping)
-                    patient.clock.advance(1.0)
-                await patient.reaches(last)
+                await patient.goes_on_until(lambda: patient.agent.position == last)
                 assert len(await handled(app)) == 20
         finally:
             await set_read_only(database_url, False)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -16,7 +17,7 @@ from strandline.app import App
 from strandline.errors import ApplyFailed, WrongVersion
 from strandline.projections.handlers import apply
 from strandline.projections.single_stream import SingleStream
-from strandline.testing import Proxy, app_scenario, fresh_database, no_leaks
+from strandline.testing import Proxy, app_scenario, database, fresh_database, no_leaks
 
 
 @pytest.fixture
@@ -247,3 +248,15 @@ async def test_a_proxy_cuts_refuses_holds_and_swallows(database_url: str) -> Non
 async def test_a_proxy_that_is_not_open_has_no_address(database_url: str) -> None:
     with pytest.raises(RuntimeError, match="the proxy is not open"):
         _ = Proxy(database_url).url
+
+
+async def test_a_template_that_is_gone_is_made_anew(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = f"sl_template_{uuid4().hex[:12]}"
+    monkeypatch.setattr(database, "template_name", lambda schema="strandline": own)
+    for _ in range(2):
+        async with fresh_database(server_url) as url, connected(url) as operator:
+            assert await operator.fetchval("SELECT count(*) FROM strandline.migrations") > 0
+        async with connected(server_url) as operator:
+            await operator.execute(f'DROP DATABASE "{own}"')

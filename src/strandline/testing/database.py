@@ -1,7 +1,8 @@
-"""A fresh database per test, cloned from a migrated template in about 10 ms.
+"""A fresh database per test, cloned from a migrated template.
 
-Works under pytest-xdist: the template is named after the migrations it holds, made once under an
-advisory lock, and shared by all workers and later runs on the same server.
+That takes 15 to 40 ms where the server's folder is in memory, and 150 ms or more on a disk. Works under
+pytest-xdist: the template is named after the migrations it holds, made once under an advisory lock,
+and shared by all workers and later runs on the same server.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from strandline.postgres.operations import AsyncpgSession
 from strandline.postgres.statements import quoted
 
 _LOCK = 7_361_001  # advisory lock of template makers, on the maintenance database
+_BY_FILES = " STRATEGY FILE_COPY"
+_there: set[tuple[str, str]] = set()  # templates by the server's URL
 
 
 def with_database(url: str, name: str) -> str:
@@ -64,15 +67,43 @@ async def fresh_database(
         template: Another template than the migrated one; ``"template1"`` gives an empty database.
         keep: Leave the database there afterwards, for looking at it.
     """
-    template = template or await make_template(url)
     name = f"sl_test_{uuid4().hex[:16]}"
-    await _execute(url, f"CREATE DATABASE {quoted(name)} TEMPLATE {quoted(template)}")
+    if template is not None:
+        await _clone(url, template, name)
+    else:
+        await _clone_of_migrated(url, name)
     try:
         yield with_database(url, name)
     finally:
         if not keep:
             with contextlib.suppress(OSError, asyncpg.PostgresError):
                 await _execute(url, f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)")
+
+
+async def _clone_of_migrated(url: str, name: str) -> None:
+    """The template is made, or looked for, once by each process."""
+    template = template_name()
+    if (url, template) in _there:
+        with contextlib.suppress(asyncpg.InvalidCatalogNameError):  # another server by now
+            await _clone(url, template, name)
+            return
+    await make_template(url)
+    _there.add((url, template))
+    await _clone(url, template, name)
+
+
+async def _clone(url: str, template: str, name: str) -> None:
+    """Make the database *name*, by the way that is quicker there.
+
+    Copying files needs two checkpoints, which cost nothing without fsync and much with it.
+    """
+    connection = await asyncpg.connect(url)
+    try:
+        is_durable = await connection.fetchval("SELECT current_setting('fsync') = 'on'")
+        how = "" if is_durable or connection.get_server_version() < (15,) else _BY_FILES
+        await connection.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE {quoted(template)}{how}")
+    finally:
+        await connection.close()
 
 
 async def _migrated(url: str, schema: str) -> None:

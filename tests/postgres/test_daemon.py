@@ -97,14 +97,14 @@ async def test_a_connection_cut_before_the_commit_arrives_applies_nothing(
 
 async def test_a_node_goes_on_after_the_server_was_out_of_reach(database_url: str) -> None:
     async with Proxy(database_url) as proxy:
-        app = tally_app(proxy.url, connect_timeout=0.5, acquire_timeout=0.5)
+        app = tally_app(proxy.url, connect_timeout=3.0, acquire_timeout=3.0)
         async with app, tally_app(database_url) as outside:
             await app.start()
             await app.wait_for(await fill(app, 20))
 
             proxy.refuse()
             last = await fill(outside, 20)
-            await holds(lambda: app.statistics().high_water.loop.consecutive_failures)
+            await holds(lambda: app.statistics().high_water.loop.consecutive_failures, timeout=30)
             proxy.forward()
             await outside.wait_for(last, Versions, Positions)
 

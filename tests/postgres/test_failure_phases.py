@@ -76,8 +76,7 @@ async def test_a_failure_is_tried_again_and_told_by_phase_and_category(
             now = patient.agent.statistics()
             assert (now.phase, now.category, now.attempts) == (phase, category, 4)
 
-            patient.clock.advance(1.0 if category == "database" else 30.0)
-            await patient.tries(0.25)  # the fifth
+            await patient.tries(1.0 if category == "database" else 30.0, 0.25)  # the fifth
             await patient.reaches(last)
             assert [how for _, how in await handled(app)] == ["handled"] * 20
 

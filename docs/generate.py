@@ -13,15 +13,27 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import strandline
 from strandline import errors, sync
 from strandline.cli.reference import markdown as commands_page
 from strandline.settings import PREFIX, Settings
-from strandline.telemetry import catalogue
+from strandline.telemetry import alerts, catalogue, grafana
 
 DOCS = Path(__file__).parent
 SCHEMA = Path(strandline.__file__).parent / "postgres" / "schema"
-INNER = {"append_prepared", "bind", "keys_of", "opened_runtime", "pieces", "pools", "requests", "store", "waiting"}
+INNER = {
+    "append_prepared",
+    "bind",
+    "keys_of",
+    "opened_runtime",
+    "pieces",
+    "pools",
+    "requests",
+    "store",
+    "waiting",
+}
 QUEUES = ("strandline", "river", "graphile-worker", "pgqueuer", "procrastinate")
 SHOWN_OF_JOBS = (
     ("bulk_insert", "rate", "enqueued in bulk"),
@@ -126,13 +138,16 @@ def sql_page() -> str:
         "",
         "```sql",
         "SELECT version, position",
-        "  FROM strandline.append('account-1', '[{\"type\": \"money-deposited\", \"data\": {\"amount\": 5}}]',",
+        '  FROM strandline.append(\'account-1\', \'[{"type": "money-deposited", "data": {"amount": 5}}]\',',
         "                         expected => -1, tenant => 'default', stream_type => 'account');",
         "```",
         "",
         "| argument | type | default |",
         "| --- | --- | --- |",
-        *(f"| `{name}` | {kind} | {default} |" for name, kind, default in _arguments(text, "append")),
+        *(
+            f"| `{name}` | {kind} | {default} |"
+            for name, kind, default in _arguments(text, "append")
+        ),
         "",
         "`expected` is a version, 0 (there is no such stream), -1 (any) or -2 (the stream exists).",
         "Its use is told in [append from SQL](../howto/append-from-sql.md).",
@@ -151,7 +166,10 @@ def sql_page() -> str:
         "",
         "| argument | type | default |",
         "| --- | --- | --- |",
-        *(f"| `{name}` | {kind} | {default} |" for name, kind, default in _arguments(text, "enqueue")),
+        *(
+            f"| `{name}` | {kind} | {default} |"
+            for name, kind, default in _arguments(text, "enqueue")
+        ),
         "",
         "Its use is told in [enqueue from SQL](../howto/enqueue-from-sql.md). All other functions are what the",
         "library itself calls, and may change with any version.",
@@ -159,8 +177,12 @@ def sql_page() -> str:
         "## Tables",
         "",
     ]
-    comments = dict(re.findall(r"^COMMENT ON TABLE strandline\.(\w+) IS '(.*)';$", text, re.MULTILINE))
-    for name, body in re.findall(r"^CREATE TABLE strandline\.(\w+) \(\n(.*?)\n\)", text, re.MULTILINE | re.DOTALL):
+    comments = dict(
+        re.findall(r"^COMMENT ON TABLE strandline\.(\w+) IS '(.*)';$", text, re.MULTILINE)
+    )
+    for name, body in re.findall(
+        r"^CREATE TABLE strandline\.(\w+) \(\n(.*?)\n\)", text, re.MULTILINE | re.DOTALL
+    ):
         lines += [f"### `{name}`", ""]
         if name in comments:
             lines += [comments[name].replace("''", "'"), ""]
@@ -202,27 +224,179 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         MADE,
-        "Told through the OpenTelemetry API where `opentelemetry-api` is installed; without it, or without an SDK,",
-        "nothing is counted. Every series has the attribute `node`, the node's name, besides its own.",
+        "Counted in the process, and shown to Prometheus at `/metrics` of the [ops port](../operate/health.md) (extra",
+        "`prometheus`) and through the OpenTelemetry API (extra `otlp`, or an SDK of your own). `metrics = false` turns",
+        "all of it off. Every series has the attribute `node`, the node's name, besides its own;",
+        "[attributes](attributes.md) tells what each is. `/metrics` has `process_*` of the process too.",
         "",
-        "What to alert on is told in [operate/nodes](../operate/nodes.md#alerts).",
+        "A metric has at most `series_limit` series: values of its labels beyond that are counted as `other`, except those of",
+        "labels that have few values. No label has a value for each stream, event, job or tenant. Counters begin at 0 wherever",
+        "their series can be known before anything happens, so that the first increase shows.",
+        "",
+        "What to alert on is told in [alerts](../operate/alerts.md).",
         "",
     ]
     for title, group in catalogue.GROUPS.items():
-        lines += [f"## {title}", "", "| metric | kind | unit | attributes | meaning |", "| --- | --- | --- | --- | --- |"]
+        lines += [
+            f"## {title}",
+            "",
+            "| metric | kind | unit | attributes | meaning |",
+            "| --- | --- | --- | --- | --- |",
+        ]
         for one in group:
             attributes = ", ".join(f"`{name}`" for name in one.attributes)
-            lines.append(f"| `{one.name}` | {one.kind} | {one.unit.strip('{}')} | {attributes} | {one.meaning} |")
+            lines.append(
+                f"| `{one.name}` | {one.kind} | {one.unit.strip('{}')} | {attributes} | {one.meaning} |"
+            )
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def attributes_page() -> str:
+    """Every attribute with its key on spans, its values, and the metrics that have it."""
+    lines = [
+        "# Attributes",
+        MADE,
+        "What tells series, spans and log records apart. The name is the label of metrics and the field of log records, the",
+        "key is the attribute of spans: that of a stable semantic convention of OpenTelemetry where there is one.",
+        "",
+        "| name | key | meaning | for example | metrics |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    having: dict[str, list[str]] = {"node": ["all"]}
+    for metric in catalogue.CATALOGUE.values():
+        for name in metric.attributes:
+            having.setdefault(name, []).append(f"`{metric.name.removeprefix('strandline_')}`")
+    for name, one in sorted(catalogue.ATTRIBUTES.items()):
+        shown = ", ".join(f"`{value}`" for value in one.values) or (
+            f"`{one.example}`" if one.example else ""
+        )
+        lines.append(
+            f"| `{name}` | `{one.key}` | {one.meaning} | {shown} | {', '.join(having.get(name, ()))} |"
+        )
+    lines += [
+        "",
+        "Where a metric knows all values of one of its attributes:",
+        "",
+        "| metric | attribute | values |",
+    ]
+    lines.append("| --- | --- | --- |")
+    for metric in catalogue.CATALOGUE.values():
+        for name, values in metric.values.items():
+            lines.append(
+                f"| `{metric.name}` | `{name}` | {', '.join(f'`{value}`' for value in values)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def spans_page() -> str:
+    """Every span with kind, parent, links and attributes."""
+    lines = [
+        "# Spans",
+        MADE,
+        "Made through the OpenTelemetry API where a provider is set: by your program, or for `strandline node` by the",
+        "environment; see [operate/tracing](../operate/tracing.md). One that failed has the status `ERROR`, the error as an",
+        "event, and `error.type`. Keys are told in [attributes](attributes.md).",
+        "",
+        "| span | kind | spans | parent | links to | attributes |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in catalogue.SPANS.values():
+        keys = ", ".join(f"`{catalogue.ATTRIBUTES[name].key}`" for name in one.attributes)
+        parent = (
+            f"`{one.parent}`" if one.parent in catalogue.SPANS else one.parent or "the current span"
+        )
+        lines.append(
+            f"| `{one.name}` | {one.role} | {one.meaning} | {parent} | {one.links} | {keys} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def log_events_page() -> str:
+    """Every log event with level, message, further fields and meaning; and every field."""
+    lines = [
+        "# Log events",
+        MADE,
+        "Each record of the loggers `strandline.*` is one of these: its name is the attribute `event`, and every",
+        "field is an attribute of its own name. `%(shard)s` in a message stands for the field `shard`. How to write",
+        "them as JSON, and what else a record has, is told in [operate/logs](../operate/logs.md).",
+        "",
+    ]
+    for title, group in catalogue.LOG_GROUPS.items():
+        lines += [
+            f"## {title}",
+            "",
+            "| event | level | message | further fields | meaning |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for one in sorted(group, key=lambda one: one.name):
+            message = one.message.replace("|", "\\|").replace("\n", " ")
+            further = ", ".join(f"`{name}`" for name in one.fields)
+            lines.append(
+                f"| `{one.name}` | {one.level} | `{message}` | {further} | {one.meaning} |"
+            )
+        lines.append("")
+    shown = {
+        name
+        for one in catalogue.LOG_EVENTS.values()
+        for name in re.findall(r"%\((\w+)\)", one.message)
+    }
+    used = (
+        shown
+        | {name for one in catalogue.LOG_EVENTS.values() for name in one.fields}
+        | {"error_text"}
+    )
+    known = {**catalogue.ATTRIBUTES, **catalogue.LOG_FIELDS}
+    lines += ["## Fields", "", "| field | meaning | example |", "| --- | --- | --- |"]
+    for name in sorted(used):
+        example = f"`{known[name].example}`" if known[name].example else ""
+        lines.append(f"| `{name}` | {known[name].meaning} | {example} |")
+    return "\n".join(lines) + "\n"
+
+
+def alerts_page() -> str:
+    """Every alert by group: how urgent, when, what it says, what to type first."""
+    lines = [
+        "# Alerts",
+        MADE,
+        "`strandline telemetry alerts` writes them as a rules file for Prometheus; [monitoring](monitoring.md) tells how to use it.",
+        "Each has a runbook: what it means, where to look, what cures it, what to do if it comes back.",
+        "",
+        "*page*: somebody has to look now. *ticket*: today. *info*: when there is time.",
+        "",
+    ]
+    groups = yaml.safe_load(alerts.PATH.read_text(encoding="utf-8"))["groups"]
+    known = {one.name: one for one in alerts.alerts()}
+    for group in groups:
+        title = group["name"].removeprefix("strandline-").replace("-", " ").capitalize()
+        lines += [
+            f"## {title}",
+            "",
+            "| alert | urgency | after | fires when | first |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for rule in group["rules"]:
+            one = known[rule["alert"]]
+            expression = " ".join(rule["expr"].split()).replace("|", "\\|")
+            link = f"[{one.name.removeprefix(alerts.PREFIX)}](runbooks/{one.runbook}.md)"
+            lines.append(
+                f"| {link} | {one.severity} | {one.pending or 'at once'} | `{expression}` | `{one.command}` |"
+            )
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "../deploy/grafana/strandline.json": grafana.text,
+    "operate/alerts.md": alerts_page,
     "reference/api.md": api_page,
+    "reference/attributes.md": attributes_page,
     "reference/cli.md": commands_page,
     "reference/errors.md": errors_page,
+    "reference/log-events.md": log_events_page,
     "reference/metrics.md": metrics_page,
     "reference/settings.md": settings_page,
+    "reference/spans.md": spans_page,
     "reference/sql.md": sql_page,
 }
 
@@ -272,7 +446,9 @@ def _numbers() -> str:
         "| --- | ---: | ---: | ---: |",
     ]
     for workload, title in SHOWN.items():
-        cells = [_cell(found.get((workload, one))) for one in ("strandline", "eventsourcing", "limit")]
+        cells = [
+            _cell(found.get((workload, one))) for one in ("strandline", "eventsourcing", "limit")
+        ]
         if any(cells):
             lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -309,7 +485,13 @@ def _cell(row: dict[str, Any] | None) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return '""' if value == "" else f"{value:,}".replace(",", "_") if isinstance(value, int) else str(value)
+    return (
+        '""'
+        if value == ""
+        else f"{value:,}".replace(",", "_")
+        if isinstance(value, int)
+        else str(value)
+    )
 
 
 def _error_classes() -> list[type[Any]]:
@@ -348,8 +530,14 @@ def _arguments(text: str, function: str) -> Iterator[tuple[str, str, str]]:
 def _described(title: str, value: Any) -> list[str]:
     if inspect.isclass(value):
         lines = [f"## `{title}`", "", *_text(value)]
-        for name, member in vars(value).items() if not issubclass(value, strandline.App) else _of_app():
-            if name.startswith("_") or name in INNER or not (inspect.isfunction(member) or isinstance(member, property)):
+        for name, member in (
+            vars(value).items() if not issubclass(value, strandline.App) else _of_app()
+        ):
+            if (
+                name.startswith("_")
+                or name in INNER
+                or not (inspect.isfunction(member) or isinstance(member, property))
+            ):
                 continue
             if not inspect.getdoc(member):
                 continue
@@ -394,7 +582,11 @@ def _text(value: Any) -> list[str]:
         elif item:
             lines.append(f"* `{item[1]}`: {item[2]}")
         else:
-            lines.append(line.removeprefix("    ") if not line.startswith("        ") else "  " + line.strip())
+            lines.append(
+                line.removeprefix("    ")
+                if not line.startswith("        ")
+                else "  " + line.strip()
+            )
     return [*lines, ""]
 
 

@@ -19,6 +19,7 @@ CHOICES = {
     "pulse": ("", "process", "thread", "loop"),
     "pooler": ("none", "transaction"),
     "on_evicted": ("rejoin", "exit"),
+    "log_format": ("console", "json"),
     "on_apply_failed": ("pause", "skip", "park"),
     "on_undecodable": ("pause", "skip", "park"),
     "on_unknown_type": ("ignore", "pause", "skip", "park"),
@@ -195,7 +196,23 @@ class Settings:
         least=0.1,
     )
     wait_timeout: float = option(30.0, "seconds wait_for waits by default", least=0.0)
+
+    ops_port: int = option(
+        -1, "port of health checks and /metrics of this node; 0: any free one, -1: none", least=-1
+    )
+    ops_host: str = option("127.0.0.1", "address it listens on; 0.0.0.0 for probes from outside")
+    live_loop_lag: float = option(
+        60.0, "seconds a blocked event loop may last until /livez fails", least=0.1
+    )
+    survey_interval: float = option(
+        10.0, "seconds between the leader's looks at all shards and nodes, for metrics", least=0.05
+    )
+    metrics: bool = option(True, "count for /metrics and OpenTelemetry")
+    series_limit: int = option(
+        1_000, "series of one metric at the most; further ones are counted as `other`", least=10
+    )
     log_level: str = option("INFO", "of the `strandline` logger, for the commands")
+    log_format: str = option("console", "console or json, for the commands")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -1,48 +1,24 @@
-"""Every metric by name: kind, unit, attributes, meaning. The reference page is made from it."""
+"""Every metric by name: kind, unit, attributes, meaning."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-Kind = Literal["counter", "histogram", "gauge"]
+from strandline.telemetry.catalogue.metric import Metric
+from strandline.telemetry.catalogue.metric import counter as _counter
+from strandline.telemetry.catalogue.metric import gauge as _gauge
+from strandline.telemetry.catalogue.metric import histogram as _histogram
+from strandline.telemetry.catalogue.survey_metrics import SURVEY
 
 MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 LENGTHS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 60.0, 120.0)
+SPANS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 3600.0)
 
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric. Every one carries the attribute ``node`` besides its own.
-
-    Attributes:
-        name: As it is exported.
-        kind: ``counter`` only grows; ``gauge`` is read when somebody collects.
-        unit: In the notation of OpenTelemetry: ``s``, ``1``, or what is counted in braces.
-        attributes: What tells its series apart.
-        meaning: What is measured, and what to think of it.
-        bounds: Of a histogram's buckets.
-    """
-
-    name: str
-    kind: Kind
-    unit: str
-    attributes: tuple[str, ...]
-    meaning: str
-    bounds: tuple[float, ...] = ()
-
-
-def _counter(name: str, of: str, meaning: str, *attributes: str) -> Metric:
-    return Metric(f"strandline_{name}_total", "counter", f"{{{of}}}", attributes, meaning)
-
-
-def _gauge(name: str, unit: str, meaning: str, *attributes: str) -> Metric:
-    return Metric(f"strandline_{name}", "gauge", unit, attributes, meaning)
-
-
-def _histogram(name: str, bounds: tuple[float, ...], meaning: str, *attributes: str) -> Metric:
-    return Metric(f"strandline_{name}_seconds", "histogram", "s", attributes, meaning, bounds)
+ELECTION_OUTCOMES = ("won", "lost", "timed_out", "failed")
+SHARD_STATES = ("claiming", "running", "paused", "stopped")
+LETTER_STATES = ("parked", "skipped")
+LETTER_CATEGORIES = ("apply", "undecodable", "unknown_type", "other", "waiting")
+JOB_OUTCOMES = ("retried", "dead", "snoozed", "cancelled", "released")
+STEP_STATES = ("ok", "timeout", "error", "skipped")
 
 
 PULSE = (
@@ -68,9 +44,14 @@ LEADERSHIP = (
         "attempt",
         "attempts to get the leader's lease: won, lost, timed_out or failed",
         "outcome",
-    ),
-    _histogram("election", MOMENTS, "one attempt", "outcome"),
+    ).where(outcome=ELECTION_OUTCOMES),
+    _histogram("election", MOMENTS, "one attempt", "outcome").where(outcome=ELECTION_OUTCOMES),
     _counter("leaderships", "term", "terms this node has led; many in a short time is churn"),
+    _gauge(
+        "lease_trust_remaining_seconds",
+        "s",
+        "how long the node that leads may still act as leader without another renewal",
+    ),
     _counter("lease_lost", "lease", "leases that ended without being given up", "lease"),
 )
 
@@ -108,7 +89,7 @@ PLAN = (
         "work",
         "work that got another target: placed (it had no node), moved, or withdrawn",
         "kind",
-    ),
+    ).where(kind=("placed", "moved", "withdrawn")),
     _gauge(
         "unplaced_work",
         "{work}",
@@ -121,42 +102,59 @@ PLAN = (
 )
 
 SHARDS = (
-    _gauge("shards", "{shard}", "shards that run here, by state", "state"),
+    _gauge("shards", "{shard}", "shards that run here, by state", "state").where(
+        state=SHARD_STATES
+    ),
     _gauge("shard_position", "1", "checkpoint of a shard that runs here", "shard"),
-    _gauge("shard_lag_events", "{event}", "positions from there to the high-water mark", "shard"),
-    _gauge("high_water_position", "1", "the high-water mark as this node knows it"),
     _counter("batches", "batch", "batches committed", "shard"),
     _counter("batch_failures", "batch", "batches that failed, by class of error", "shard", "error"),
     _counter(
         "shard_pauses",
         "pause",
-        "every try of a batch failed, and the shard rests `failure_pause` seconds",
-        *("shard", "error"),
+        "times that every try of a batch failed, and the shard rests `failure_pause` seconds or"
+        " longer; why is told by `strandline_batch_failures_total`",
+        "shard",
+    ),
+    _counter(
+        "events_appended",
+        "event",
+        "events that this process appended and that were committed; in a transaction that is joined they"
+        " count when they are sent",
+    ),
+    _counter(
+        "events_processed",
+        "event",
+        "events that a batch read, committed by this node",
+        "projection",
+    ),
+    _histogram("batch", SPANS, "one batch, from its page to its commit", "projection"),
+    _counter(
+        "skipped_events",
+        "event",
+        "events passed over without being processed: dead letters written as skipped, and numbers"
+        " of forced gaps; alert on any increase",
+        *("projection", "class"),
     ),
 )
 
 LETTERS = (
-    _gauge(
-        "open_letters",
-        "{letter}",
-        "dead letters that are parked or skipped, as each node counted them within the last minute;"
-        " take the maximum over nodes",
-        *("label", "status"),
-    ),
     _counter(
         "letters_written",
         "letter",
         "dead letters written; category is `waiting` for one parked behind another that failed",
-        *("label", "category", "status"),
-    ),
+        *("projection", "category", "status"),
+    ).where(status=LETTER_STATES, category=LETTER_CATEGORIES),
     _counter(
-        "letters_replayed", "letter", "dead letters that were tried again and went well", "label"
+        "letters_replayed",
+        "letter",
+        "dead letters that were tried again and went well",
+        "projection",
     ),
     _counter(
         "letters_failed_again",
         "letter",
         "dead letters that were tried again and failed, by class of error",
-        *("label", "error"),
+        *("projection", "error"),
     ),
 )
 
@@ -171,7 +169,7 @@ JOBS = (
         "attempts that ended otherwise: retried (failed, tried again later), dead (attempts are used"
         " up), snoozed, cancelled, or released (interrupted by a stop)",
         *("queue", "kind", "outcome"),
-    ),
+    ).where(outcome=JOB_OUTCOMES),
     _counter(
         "jobs_fenced",
         "job",
@@ -246,6 +244,14 @@ POOLS = (
     _gauge(
         "pool_oldest_transaction_seconds", "s", "age of the oldest open transaction, or 0", "pool"
     ),
+    _counter("pool_checkouts", "checkout", "connections taken", "pool"),
+    Metric(
+        "strandline_pool_wait_seconds_total",
+        "counter",
+        "s",
+        ("pool",),
+        "time that tasks have waited for connections; over `strandline_pool_checkouts_total` the mean",
+    ),
     _counter("pool_exhausted", "wait", "waits for a connection that ended without one", "pool"),
     _counter(
         "leaked_transactions",
@@ -264,9 +270,38 @@ POOLS = (
 SHUTDOWN = (
     _histogram(
         "shutdown_step", LENGTHS, "one step: ok, timeout, error or skipped", "step", "status"
-    ),
+    ).where(status=STEP_STATES),
     _histogram("shutdown", LENGTHS, "all of it", "result"),
     _counter("shutdowns", "shutdown", "clean, degraded or forced", "result"),
+)
+
+ITSELF = (
+    _gauge("build_info", "1", "always 1; the labels tell what runs", "version", "python"),
+    _gauge(
+        "listener_connected",
+        "1",
+        "1 while notices are heard, 0 while only polling is left; not told behind a pooler",
+    ),
+    _counter("listener_reconnects", "connection", "times the listening connection was made anew"),
+    _counter(
+        "loop_failures",
+        "step",
+        "steps of loops in the background that failed; each is tried again after a growing delay",
+        "loop",
+    ),
+    _gauge(
+        "loop_seconds_since_success",
+        "s",
+        "since the last good step of a loop that is failing or has ended unasked; 0 while all is well",
+        "loop",
+    ),
+    _counter(
+        "series_dropped",
+        "series",
+        "times that a metric had `series_limit` series, and a further one was counted as `other`, or"
+        " left out if it is a gauge",
+        "metric",
+    ),
 )
 
 GROUPS: dict[str, tuple[Metric, ...]] = {
@@ -275,10 +310,12 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Ownership": OWNERSHIP,
     "Plan": PLAN,
     "Shards": SHARDS,
+    **SURVEY,
     "Dead letters": LETTERS,
     "Jobs": JOBS,
     "Pools": POOLS,
     "Shutdown": SHUTDOWN,
+    "Itself": ITSELF,
 }
 
 CATALOGUE: dict[str, Metric] = {one.name: one for group in GROUPS.values() for one in group}

@@ -110,7 +110,9 @@ async def opened(url: str, *, through: str | None = None, **options: Any) -> Asy
     await pools.open()
     types = account_types()
     told: list[int] = []
-    store = EventStore(pools, types, settings, on_appended=told.append)
+    store = EventStore(
+        pools, types, settings, on_appended=lambda position, _: told.append(position)
+    )
     try:
         yield Bench(url, settings, pools, store, types, told)
     finally:

@@ -23,6 +23,7 @@ LACKS = {
         "statistics": "of the node",
         "node_id": "of the node",
         "node_name": "of the node",
+        "health": "of the node",
         "on_stop": "of the node",
         "at_rest": "for what empties read models, which is asynchronous",
         "catch_up": "runs projections, as a node does",

@@ -69,7 +69,7 @@ async def test_a_node_tells_what_it_fetched_ran_and_recorded(database_url: str) 
 
         assert found["strandline_jobs_enqueued_total"] == {"default": 3, "slow": 1}
         assert found["strandline_jobs_claimed_total"] == {"default": 3, "slow": 1}
-        assert found["strandline_jobs_not_completed_total"] == {"dead/slow/fail": 1}
+        assert found["strandline_jobs_not_completed_total"] == {"slow/fail/dead": 1}
         assert found["strandline_job_run_seconds_total"]["default"] >= 0
         assert found["strandline_job_claim_seconds"]["default"] >= 1
         assert found["strandline_job_wait_seconds"]["default"] >= 1

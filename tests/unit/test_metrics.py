@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -16,10 +17,14 @@ import pytest
 from strandline.cluster.election import Acquire, Adopt, Election, Rules, Seen
 from strandline.cluster.shutdown_report import ShutdownReport
 from strandline.errors import ApplyFailed, CheckpointMoved
-from strandline.telemetry import metrics
+from strandline.telemetry import otel_metrics
 from strandline.telemetry.catalogue import CATALOGUE
-from strandline.telemetry.metrics import READERS, RULES, Metrics
+from strandline.telemetry.catalogue.survey_metrics import WORK_STATES
+from strandline.telemetry.metrics import LOCAL, Metrics
+from strandline.telemetry.readings import READERS
+from strandline.telemetry.rules import RULES
 from strandline.telemetry.signals import Signals
+from strandline.telemetry.tally import DROPPED
 
 sdk = pytest.importorskip("opentelemetry.sdk.metrics")
 export = pytest.importorskip("opentelemetry.sdk.metrics.export")
@@ -48,16 +53,28 @@ TOLD: dict[str, dict[str, Any]] = {
     "leader_refused": {"epoch": 7, "reason": "publish"},
     "node_dead": {"node": "x"},
     "brake": {"due": 5},
-    "batch_committed": {"shard": "orders:v1:all", "floor": 0, "ceiling": 5},
+    "batch_committed": {
+        "shard": "orders:v1:all",
+        "floor": 0,
+        "ceiling": 5,
+        "events": 4,
+        "seconds": 0.03,
+    },
     "batch_failed": {"shard": "orders:v1:all", "error": MOVED},
     "shard_paused": {"shard": "orders:v1:all", "error": ApplyFailed("orders", "bad")},
     "letters_written": {
         "label": "orders:v1",
         "category": "apply",
-        "status": "parked",
+        "status": "skipped",
         "count": 3,
         "shard": "x",
     },
+    "high_water_detected": {"mark": 40, "highest": 53, "settled": 50, "proved": 3, "forced": 6},
+    "high_water_stale": {"position": 40, "highest": 53, "seconds": 3.0, "is_new": True},
+    "high_water_went_back": {"before": 50, "position": 40},
+    "late_event": {"first": 44, "last": 45, "events": 2, "fresh": 2},
+    "forced_gap_passed": {"projection": "orders:v1", "numbers": 6},
+    "loop_failed": {"loop": "agent", "name": "agent orders:v1:all", "error": MOVED},
     "letters_replayed": {"label": "orders:v1", "shard": "orders:v1:all", "count": 2},
     "letter_failed_again": {"label": "orders:v1", "shard": "x", "error": MOVED},
     "jobs_enqueued": {"queue": "mail", "count": 3},
@@ -119,7 +136,67 @@ class Part:
     index_bytes: int = 4096
     oldest_xmin: float | None = 99.0
     queues: tuple[Any, ...] = ()
+    waited: float = 1.25
+    taken: int = 40
+    connected: bool = True
+    is_polling: bool = False
+    reconnects: int = 3
+    kind: str = "agent"
+    consecutive_failures: int = 2
+    seconds_since_success: float = 8.0
+    detects: bool = True
+    moves: int = 4
+    high_water: Any = None
+    loop: Any = None
+    is_dead: bool = False
     counts: tuple[Any, ...] = ()
+
+
+SURVEY = SimpleNamespace(
+    mode="cluster",
+    seconds=0.2,
+    leader_changes=2,
+    mark=SimpleNamespace(
+        position=50,
+        highest=53,
+        difference=3,
+        age=7.0,
+        is_stale=True,
+        holders=("x",),
+        detector_state="alive",
+    ),
+    shards=(
+        SimpleNamespace(
+            name="orders:v1:all",
+            projection="orders:v1",
+            state="paused",
+            lag_events=13,
+            lag_seconds=21.5,
+        ),
+    ),
+    nodes_here=(SimpleNamespace(state="active", beat_age=1.5),),
+    nodes=(
+        SimpleNamespace(
+            is_here=False,
+            gone_for=60.0,
+            result="forced",
+            report={"seconds": 25.0, "result": "forced"},
+        ),
+        SimpleNamespace(is_here=False, gone_for=9_000.0, result="forced", report=None),
+    ),
+    work=SimpleNamespace(counts=dict.fromkeys(WORK_STATES, 1)),
+    letters=(SimpleNamespace(projection="orders:v1", status="parked", count=5, oldest=99.0),),
+    queues=(SimpleNamespace(name="mail", dead=4),),
+    builds=(
+        SimpleNamespace(projection="orders:v2", purpose="rebuild", done=0.5, idle=3.0, paused=1),
+    ),
+    server=SimpleNamespace(
+        connections=12,
+        most=97,
+        oldest_transaction=SimpleNamespace(age=300.0),
+        oldest_idle=None,
+    ),
+)
 
 
 def picture() -> dict[str, Any]:
@@ -128,10 +205,15 @@ def picture() -> dict[str, Any]:
         "leadership": Part(),
         "pulse": Part(),
         "balancer": Part(),
-        "daemon": Part(agents=(Part(),), letters=(Part(),)),
+        "daemon": Part(agents=(Part(),), high_water=Part(loop=Part())),
         "pools": [Part("work"), Part("control")],
         "job_workers": Part(queues=(Part(),)),
         "job_completer": Part(),
+        "listener": Part(),
+        "loops": (Part(), Part(consecutive_failures=0), Part(kind="mark", consecutive_failures=0)),
+        "events_appended": 70,
+        "survey": SimpleNamespace(last=SURVEY, age=4.0),
+        "lease_trust": 9.5,
         "job_watch": Part(counts=(Part(state="available"), Part(state="dead", oldest=None))),
     }
 
@@ -183,7 +265,7 @@ def test_all_that_is_told_is_in_the_catalogue_and_the_other_way_round(
     tell_all(signals)
     found = collected(reader)
 
-    assert set(found) == set(CATALOGUE)
+    assert set(found) == set(CATALOGUE) - {DROPPED}
     for name, by_attributes in found.items():
         for attributes in by_attributes:
             assert {key for key, _ in attributes} == {"node", *CATALOGUE[name].attributes}, name
@@ -193,13 +275,9 @@ def test_rules_and_readers_name_metrics_of_their_kind() -> None:
     fed = {rule.metric for rules in RULES.values() for rule in rules}
     gauges = {one.name for one in CATALOGUE.values() if one.kind == "gauge"}
 
-    assert fed == set(CATALOGUE) - set(READERS)
-    assert gauges <= set(READERS) < set(CATALOGUE)
+    assert fed | LOCAL == set(CATALOGUE) - set(READERS)
+    assert gauges - LOCAL <= set(READERS) < set(CATALOGUE)
     assert set(RULES) <= set(TOLD)
-    for one in CATALOGUE.values():
-        assert one.name.startswith("strandline_")
-        assert one.name.endswith("_total") == (one.kind == "counter"), one.name
-        assert ("_seconds" in one.name) == (one.unit == "s"), one.name
 
 
 def test_values_are_those_that_were_told(reader: Any, meter: Any) -> None:
@@ -213,7 +291,14 @@ def test_values_are_those_that_were_told(reader: Any, meter: Any) -> None:
     shard = series(shard="orders:v1:all")
     assert found["strandline_ownership_lost_total"][shard] == 2
     assert found["strandline_fenced_writes_total"][shard] == 1
-    assert found["strandline_shard_lag_events"][shard] == 10
+    in_cluster = series(shard="orders:v1:all", projection="orders:v1")
+    assert found["strandline_shard_lag_events"][in_cluster] == 13
+    assert found["strandline_shard_lag_seconds"][in_cluster] == 21.5
+    assert found["strandline_high_water_stale"][series()] == 1
+    assert found["strandline_high_water_difference_events"][series()] == 3
+    assert found["strandline_recent_shutdowns"][series(result="forced")] == 1
+    assert found["strandline_high_water_settled_numbers_total"][series(kind="forced")] == 6
+    assert found["strandline_late_events_total"][series()] == 2
     assert found["strandline_claims_total"][series()] == 3
     assert found["strandline_moves_total"][series(kind="placed")] == 3
     assert found["strandline_moves_total"][series(kind="withdrawn")] == 0
@@ -240,8 +325,22 @@ def test_values_are_those_that_were_told(reader: Any, meter: Any) -> None:
     assert found["strandline_jobs"][series(queue="mail", state="dead")] == 5
     assert 33 <= found["strandline_job_oldest_available_seconds"][series(queue="mail")] < 86_400
     assert found["strandline_jobs_unrecorded"][series()] == 12
-    paused = series(shard="orders:v1:all", error="ApplyFailed")
-    assert found["strandline_shard_pauses_total"][paused] == 1
+    assert found["strandline_shard_pauses_total"][shard] == 1
+    projection = series(projection="orders:v1")
+    assert found["strandline_events_processed_total"][projection] == 4
+    assert found["strandline_batch_seconds"][projection] == 0.03
+    skipped = found["strandline_skipped_events_total"]
+    assert skipped[series(projection="orders:v1", **{"class": "apply"})] == 3
+    assert skipped[series(projection="orders:v1", **{"class": "forced_gap"})] == 6
+    assert found["strandline_loop_failures_total"][series(loop="agent")] == 1
+    assert found["strandline_loop_seconds_since_success"] == {
+        series(loop="agent"): 8.0,
+        series(loop="mark"): 0.0,
+    }
+    assert found["strandline_events_appended_total"][series()] == 70
+    assert found["strandline_listener_connected"][series()] == 1
+    assert found["strandline_lease_trust_remaining_seconds"][series()] == 9.5
+    assert found["strandline_pool_wait_seconds_total"][series(pool="work")] == 1.25
 
 
 def test_what_alerts_begins_at_0_so_that_its_first_increase_shows(reader: Any, meter: Any) -> None:
@@ -253,6 +352,15 @@ def test_what_alerts_begins_at_0_so_that_its_first_increase_shows(reader: Any, m
     found = collected(reader)
 
     assert found["strandline_ownership_lost_total"] == {series(shard="orders:v1:all"): 0}
+    assert found["strandline_skipped_events_total"] == {
+        series(projection="orders:v1", **{"class": one}): 0
+        for one in ("apply", "undecodable", "unknown_type", "other", "forced_gap")
+    }
+    assert found["strandline_elections_total"][series(outcome="timed_out")] == 0
+    assert found["strandline_leaked_transactions_total"][series(pool="work")] == 0
+    assert found["strandline_shutdowns_total"] == {
+        series(result=one): 0 for one in ("clean", "degraded", "forced")
+    }
     assert found["strandline_evictions_total"] == {series(): 0}
     assert found["strandline_lease_lost_total"] == {series(lease="leader"): 0}
 
@@ -307,6 +415,18 @@ def test_only_a_refused_write_counts_as_fenced(reader: Any, meter: Any) -> None:
     signals.tell("batch_failed", shard="a", error=MOVED)
 
     assert collected(reader)["strandline_fenced_writes_total"] == {series(shard="a"): 1}
+
+
+def test_a_parked_letter_is_no_skipped_event() -> None:
+    signals = Signals()
+    told = Metrics(signals, sources=picture)
+    told.start()
+
+    for status in ("parked", "skipped"):
+        signals.tell("letters_written", label="a:v1", category="apply", status=status, count=2)
+
+    assert told.tally.counts("strandline_skipped_events_total") == {("a:v1", "apply"): 2}
+    assert sum(told.tally.counts("strandline_letters_written_total").values()) == 4
 
 
 def test_a_follower_tells_neither_an_epoch_nor_unplaced_work(reader: Any, meter: Any) -> None:
@@ -401,28 +521,38 @@ def test_a_notice_without_its_facts_hurts_nobody(name: str, meter: Any) -> None:
 def test_a_failing_exporter_does_not_keep_a_node_from_starting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics, "Instruments", _broken)
+    monkeypatch.setattr(otel_metrics, "Instruments", _broken)
     signals = Signals()
     told = Metrics(signals, sources=picture, meter=object())
 
     told.start()
+    signals.tell("brake", due=1)
     told.stop()
 
     assert signals.listeners == []
+    assert told.tally.counts("strandline_brakes_total") == {(): 1}
 
 
-def test_without_opentelemetry_nothing_happens() -> None:
+def test_without_opentelemetry_and_prometheus_all_the_rest_works() -> None:
     code = """
 import sys
-sys.modules["opentelemetry"] = None
-from strandline.telemetry.metrics import Metrics
+sys.modules["opentelemetry"] = sys.modules["prometheus_client"] = None
+from strandline.telemetry.metrics import LOCAL, Metrics
 from strandline.telemetry.signals import Signals
+from strandline.errors import MissingExtra
 signals = Signals()
 told = Metrics(signals, sources=dict)
 told.start()
 signals.tell("brake", due=1)
-assert not signals.listeners
+assert told.tally.counts("strandline_brakes_total") == {(): 1}
 told.stop()
+assert not signals.listeners
+try:
+    told.exposition()
+except MissingExtra as error:
+    assert 'pip install "strandline[prometheus]"' in str(error)
+else:
+    raise AssertionError
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

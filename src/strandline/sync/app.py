@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from strandline.jobs.kinds import Kinds, as_call
 from strandline.jobs.registration import JobRegistration
 from strandline.jobs.results import Answers
 from strandline.jobs.row import Kept
+from strandline.jobs.spanned import enqueued, enqueueing
 from strandline.jobs.waking import Written, channel, notify_within
 from strandline.postgres import migrations
 from strandline.postgres.blocking import BlockingPool
@@ -44,9 +44,11 @@ from strandline.projections.registry import Reference, Registry
 from strandline.registration import Registration
 from strandline.requests import SETTLED_WITHIN, Requests, rest_between_tries
 from strandline.settings import load
+from strandline.sync.counting import Counting
 from strandline.sync.transaction import Transaction
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.sync")
+log = Journal("strandline.sync")
 
 
 class App(Registration, JobRegistration):
@@ -76,6 +78,9 @@ class App(Registration, JobRegistration):
         self.kinds = Kinds(self.registry.jobs, self.settings)
         self._ids = Ids()
         self._answers = Answers(self.kinds)
+        self._counting = Counting(
+            name, self.settings, lambda: self._pool.statistics() if self._pool else None
+        )
         self._server: Any = None
         self._pool: BlockingPool | None = None
         self._requests: Requests | None = None
@@ -84,7 +89,8 @@ class App(Registration, JobRegistration):
         """Start the embedded server if there is no other, migrate, open the pool."""
         if self._pool is not None:
             return
-        pool = BlockingPool(self.settings.database_url or self._embedded(), self.settings)
+        url = self.settings.database_url or self._embedded()
+        pool = BlockingPool(url, self.settings, self._counting.signals)
         pool.open()
         try:
             self.registry.bind()
@@ -105,9 +111,11 @@ class App(Registration, JobRegistration):
             pool.close()
             raise
         self._pool = pool
+        self._counting.metrics.start()
 
     def close(self) -> None:
         """Close the pool, and the embedded server if nobody else uses it."""
+        self._counting.metrics.stop()
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
@@ -133,8 +141,13 @@ class App(Registration, JobRegistration):
     def transaction(self) -> Iterator[Transaction]:
         """One PostgreSQL transaction: commits at the end of the block, or rolls back."""
         written = Written()
+        appended: list[int] = []
         with self._opened.transaction() as session:
-            yield Transaction(session, self.requests, self._intake, written=written)
+            yield Transaction(
+                session, self.requests, self._intake, on_appended=appended.append, written=written
+            )
+        self._counting.appended(sum(appended))
+        self._counting.enqueued(written)
         tell(self._opened, channel(self.settings), written)
 
     def join(self, connection: Any) -> Transaction:
@@ -154,7 +167,9 @@ class App(Registration, JobRegistration):
             )
         session = BlockingSession(connection, self.settings.schema)
         told = partial(notify_within, self.settings)
-        return Transaction(session, self.requests, self._intake, tell=told)
+        return Transaction(
+            session, self.requests, self._intake, on_appended=self._counting.appended, tell=told
+        )
 
     def append(
         self,
@@ -200,13 +215,17 @@ class App(Registration, JobRegistration):
             with self.transaction() as tx:
                 return tx.enqueue(given)
         pool, intake = self._opened, self._intake
-        job = pool.run(intake.prepared(given))
-        with intake.ids.watched():
-            done = enqueue_once(pool, job)
         written = Written()
-        written.add([job])
+        with enqueueing() as span:
+            job = pool.run(intake.prepared(given))
+            with intake.ids.watched():
+                done = enqueue_once(pool, job)
+            written.add([job])
+            ref = intake.told(job, done)
+            enqueued(span, ref, written)
+        self._counting.enqueued(written)
         tell(pool, channel(self.settings), written)
-        return intake.told(job, done)
+        return ref
 
     def enqueue_many(self, calls: Iterable[Call[Any]]) -> Refs[JobRef[Any]]:
         """Enqueue any number of calls, all or none; see ``strandline.App.enqueue_many``."""
@@ -292,6 +311,10 @@ class App(Registration, JobRegistration):
                 raise AnswerTimedOut(behind(position, labels, known, seconds))
             time.sleep(POLL)
 
+    def metrics_page(self, accept: str = "") -> tuple[bytes, str]:
+        """What this process has counted; see ``strandline.App.metrics_page``."""
+        return self._counting.metrics.exposition(accept)
+
     @property
     def is_open(self) -> bool:
         """Whether it can be used."""
@@ -347,4 +370,4 @@ def _settle(pool: BlockingPool, requests: Requests) -> None:
                 ) from error
             time.sleep(rest_between_tries(random.random()))  # noqa: S311 - spreading, not secrecy
     for text in pool.run(requests.left_to_nodes()):
-        log.warning(text)
+        log.tell("lifecycle_differs", advice=text)

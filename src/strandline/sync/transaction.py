@@ -16,11 +16,13 @@ from strandline.events.event import (
     RecordedEvent,
     StreamState,
 )
+from strandline.events.spanned import appended, appending
 from strandline.jobs.blocking import JobRef
 from strandline.jobs.flow import Flow
 from strandline.jobs.flow_ref import FlowRef
 from strandline.jobs.intake import Intake, Refs
 from strandline.jobs.job import Call, Job, P, R
+from strandline.jobs.spanned import enqueued, enqueued_many, enqueueing
 from strandline.jobs.waking import Written
 from strandline.postgres.operations import BlockingSession, Op, Rows
 from strandline.postgres.operations import Call as Step
@@ -38,6 +40,7 @@ class Transaction:
         requests: Requests,
         intake: Intake[JobRef[Any]],
         *,
+        on_appended: Callable[[int], None],
         written: Written | None = None,
         tell: Callable[[Written], Op[None]] | None = None,
     ) -> None:
@@ -45,6 +48,7 @@ class Transaction:
         self._session = session
         self._requests = requests
         self._intake = intake
+        self._on_appended = on_appended
         self._written = written
         self._tell_within = tell
 
@@ -60,24 +64,31 @@ class Transaction:
         ids: Sequence[UUID | str] | None = None,
     ) -> Appended:
         """Append to one stream; see ``strandline.App.append``."""
-        item = self._requests.prepare(
-            stream,
-            events,
-            expected=expected,
-            tenant=tenant,
-            stream_type=stream_type,
-            metadata=metadata,
-            ids=ids,
-        )
-        return self._session.run(self._requests.append_within([item]))[0]
+        with appending(tenant, stream, stream_type) as span:
+            item = self._requests.prepare(
+                stream,
+                events,
+                expected=expected,
+                tenant=tenant,
+                stream_type=stream_type,
+                metadata=metadata,
+                ids=ids,
+            )
+            (done,) = self._session.run(self._requests.append_within([item]))
+            appended(span, [done])
+        self._on_appended(done.written)
+        return done
 
     def append_many(
         self, appends: Iterable[tuple[str, Any] | tuple[str, Any, int]], **options: Any
     ) -> list[Appended]:
         """Append to several streams, all or none; see ``strandline.App.append_many``."""
-        return self._session.run(
-            self._requests.append_within(self._requests.prepare_many(appends, **options))
-        )
+        with appending() as span:
+            items = self._requests.prepare_many(appends, **options)
+            done = self._session.run(self._requests.append_within(items))
+            appended(span, done)
+        self._on_appended(sum(one.written for one in done))
+        return done
 
     @overload
     def enqueue(self, call: Call[R], /) -> JobRef[R]: ...
@@ -89,14 +100,18 @@ class Transaction:
     def enqueue(self, call: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Enqueue a job or flow; see ``strandline.Transaction.enqueue``."""
         new = Written()
-        ref = self._session.run(self._intake.enqueue(call, args, kwargs, new))
+        with enqueueing() as span:
+            ref = self._session.run(self._intake.enqueue(call, args, kwargs, new))
+            enqueued(span, ref, new)
         self._tell(new)
         return ref
 
     def enqueue_many(self, calls: Iterable[Call[Any]]) -> Refs[JobRef[Any]]:
         """Enqueue many calls, all or none; see ``strandline.App.enqueue_many``."""
         new = Written()
-        refs = self._session.run(self._intake.many(calls, new))
+        with enqueueing() as span:
+            refs = self._session.run(self._intake.many(calls, new))
+            enqueued_many(span, new)
         self._tell(new)
         return refs
 

@@ -6,8 +6,22 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from strandline.telemetry.survey_readings import SURVEY_READERS
+
+TRIES = 3  # for a picture
+
 Facts = Mapping[str, Any]
 Reading = tuple[float, dict[str, str]]
+
+
+def looked_at(look: Callable[[], Facts]) -> Facts:
+    """What *look* sees, although a part may change under the hands of this other thread."""
+    for _ in range(TRIES - 1):
+        try:
+            return look()
+        except RuntimeError:  # a dict changed while it was read
+            continue
+    return look()
 
 
 def _field(part: str, name: str) -> Callable[[Facts], Iterator[Reading]]:
@@ -19,6 +33,20 @@ def _field(part: str, name: str) -> Callable[[Facts], Iterator[Reading]]:
             yield float(value), {}
 
     return read
+
+
+def _number(part: str) -> Callable[[Facts], Iterator[Reading]]:
+    def read(now: Facts) -> Iterator[Reading]:
+        if part in now:
+            yield float(now[part]), {}
+
+    return read
+
+
+def _listening(now: Facts) -> Iterator[Reading]:
+    listener = now.get("listener")
+    if listener is not None and not listener.is_polling:
+        yield float(listener.connected), {}
 
 
 def _leader(now: Facts) -> Iterator[Reading]:
@@ -51,18 +79,6 @@ def _positions(now: Facts) -> Iterator[Reading]:
         yield float(one.position), {"shard": one.shard}
 
 
-def _lags(now: Facts) -> Iterator[Reading]:
-    daemon: Any = now.get("daemon")
-    for one in getattr(daemon, "agents", ()):
-        if one.state != "claiming":  # its checkpoint is not known yet
-            yield float(max(0, daemon.mark - one.position)), {"shard": one.shard}
-
-
-def _letters(now: Facts) -> Iterator[Reading]:
-    for one in getattr(now.get("daemon"), "letters", ()):
-        yield float(one.count), {"label": one.label, "status": one.status}
-
-
 def _of_workers(name: str) -> Callable[[Facts], Iterator[Reading]]:
     def read(now: Facts) -> Iterator[Reading]:
         for one in getattr(now.get("job_workers"), "queues", ()):
@@ -83,6 +99,17 @@ def _oldest_jobs(now: Facts) -> Iterator[Reading]:
             yield max(0.0, age), {"queue": one.queue}
 
 
+def _ailing_loops(now: Facts) -> Iterator[Reading]:
+    """Of loops of one kind the worst."""
+    worst: dict[str, float] = {}
+    for one in now.get("loops", ()):
+        ails = one.consecutive_failures > 0 or one.is_dead
+        seconds = one.seconds_since_success if ails else 0.0
+        worst[one.kind] = max(worst.get(one.kind, 0.0), seconds)
+    for kind, seconds in worst.items():
+        yield seconds, {"loop": kind}
+
+
 READERS: dict[str, Callable[[Facts], Iterator[Reading]]] = {
     "strandline_last_tick_age_seconds": _field("pulse", "seconds_since_tick"),
     "strandline_loop_lag_seconds": _field("pulse", "loop_lag"),
@@ -92,9 +119,6 @@ READERS: dict[str, Callable[[Facts], Iterator[Reading]]] = {
     "strandline_unplaced_work": _unplaced,
     "strandline_shards": _shards,
     "strandline_shard_position": _positions,
-    "strandline_shard_lag_events": _lags,
-    "strandline_high_water_position": _field("daemon", "mark"),
-    "strandline_open_letters": _letters,
     "strandline_jobs_running": _of_workers("running"),
     "strandline_jobs_buffered": _of_workers("buffered"),
     "strandline_job_slots": _of_workers("concurrency"),
@@ -112,4 +136,12 @@ READERS: dict[str, Callable[[Facts], Iterator[Reading]]] = {
     "strandline_pool_longest_wait_seconds": _pool("longest_wait"),
     "strandline_pool_oldest_transaction_seconds": _pool("oldest_transaction"),
     "strandline_pool_exhausted_total": _pool("exhausted"),
+    "strandline_pool_wait_seconds_total": _pool("waited"),
+    "strandline_pool_checkouts_total": _pool("taken"),
+    "strandline_listener_connected": _listening,
+    "strandline_listener_reconnects_total": _field("listener", "reconnects"),
+    "strandline_lease_trust_remaining_seconds": _number("lease_trust"),
+    "strandline_events_appended_total": _number("events_appended"),
+    "strandline_loop_seconds_since_success": _ailing_loops,
+    **SURVEY_READERS,
 }

@@ -23,6 +23,7 @@ from strandline.postgres.statements import SqlFile
 from strandline.projections.fold import DATA, METADATA, POSITION, TYPE, Row
 from strandline.projections.slice import WHOLE, Slice
 from strandline.settings import Settings
+from strandline.telemetry import tracing
 
 KEPT_PAGES = 4  # agents at the head are at most a few pages apart
 WINDOW = 200_000  # positions a filtered page looks through, so that rare types cannot time out
@@ -94,9 +95,11 @@ _sql = SqlFile(__name__)
 SHARED = _sql.many("shared_page", tuple)
 SHARED_TO_CUT = _sql.many("shared_page_to_cut", tuple)
 LEAN = _sql.many("lean_page", tuple)
+TRACED = _sql.many("traced_page", tuple)
 FULL = _sql.many("full_page", tuple)
 SLICED = _sql.many("sliced_page", tuple)
 SLICED_LEAN = _sql.many("sliced_lean_page", tuple)
+SLICED_TRACED = _sql.many("sliced_traced_page", tuple)
 SLICED_FULL = _sql.many("sliced_full_page", tuple)
 OF_TENANT = _sql.many("page_of_tenant", tuple)
 OF_STREAMS = _sql.many("page_of_streams", tuple)
@@ -231,9 +234,10 @@ def _filtered(appetite: Appetite, after: int, mark: int, most: int) -> Op[Rows]:
             return _rows(OF_STREAMS, after, mark, most, *of, list(appetite.streams))
         return _rows(OF_TENANT, after, mark, most, *of)
     names = [] if appetite.names is None else [list(appetite.names)]
+    lean, sliced_lean = (TRACED, SLICED_TRACED) if tracing.is_on() else (LEAN, SLICED_LEAN)
     if part.parts == 1:
-        return _rows(FULL if full else LEAN, after, mark, most, *names)
-    statement = (SLICED_FULL if full else SLICED_LEAN) if names else SLICED
+        return _rows(FULL if full else lean, after, mark, most, *names)
+    statement = (SLICED_FULL if full else sliced_lean) if names else SLICED
     return _rows(statement, after, mark, most, part.part, part.parts, *names)
 
 

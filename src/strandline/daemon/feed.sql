@@ -30,6 +30,18 @@ SELECT position, tenant, stream, version, type, data::text AS data
  ORDER BY position
  LIMIT $3;
 
+-- name: traced_page(after bigint, up_to bigint, most bigint, types text[]) :many
+-- lean_page while spans are made: with the metadata of events that say which trace they belong to, and when
+-- that was. The others have neither: a moment takes the client longer to read than all else of a row.
+-- plan: events_pkey
+SELECT position, tenant, stream, version, type, data::text AS data,
+       CASE WHEN metadata ? 'traceparent' THEN recorded_at END AS recorded_at, NULL::uuid AS id,
+       CASE WHEN metadata ? 'traceparent' THEN metadata::text END AS metadata
+  FROM {schema}.events
+ WHERE position > $1 AND position <= $2 AND type = ANY ($4)
+ ORDER BY position
+ LIMIT $3;
+
 -- name: full_page(after bigint, up_to bigint, most bigint, types text[]) :many
 -- plan: events_pkey
 SELECT position, tenant, stream, version, type, data::text AS data, recorded_at, id, metadata::text AS metadata
@@ -52,6 +64,18 @@ SELECT position, tenant, stream, version, type, data::text AS data, recorded_at,
 -- name: sliced_lean_page(after bigint, up_to bigint, most bigint, part integer, parts bigint, types text[]) :many
 -- plan: events_pkey
 SELECT position, tenant, stream, version, type, data::text AS data
+  FROM {schema}.events
+ WHERE position > $1 AND position <= $2 AND type = ANY ($6)
+   AND coalesce((hashtextextended(stream, hashtextextended(tenant, 0)) & 9223372036854775807) % $5 = $4 - 1, false)
+ ORDER BY position
+ LIMIT $3;
+
+-- name: sliced_traced_page(after bigint, up_to bigint, most bigint, part integer, parts bigint, types text[]) :many
+-- sliced_lean_page while spans are made: see traced_page.
+-- plan: events_pkey
+SELECT position, tenant, stream, version, type, data::text AS data,
+       CASE WHEN metadata ? 'traceparent' THEN recorded_at END AS recorded_at, NULL::uuid AS id,
+       CASE WHEN metadata ? 'traceparent' THEN metadata::text END AS metadata
   FROM {schema}.events
  WHERE position > $1 AND position <= $2 AND type = ANY ($6)
    AND coalesce((hashtextextended(stream, hashtextextended(tenant, 0)) & 9223372036854775807) % $5 = $4 - 1, false)

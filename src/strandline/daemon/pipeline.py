@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from strandline.daemon.batch import Batch, Processor
 from strandline.daemon.failures import Ledger, Phase
 from strandline.daemon.feed import Feed, Page
+from strandline.daemon.spanned import BatchSpans, failing, told
 from strandline.projections.fold import POSITION
+from strandline.telemetry import tracing
 
 
 class Pipeline:
@@ -23,6 +26,7 @@ class Pipeline:
         limit: Nothing beyond this position may be processed yet.
         commit: Commits a batch and moves the checkpoint.
         is_over: Whether the agent was told to stop.
+        spans: Of the batches.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class Pipeline:
         limit: Callable[[], int],
         commit: Callable[[Batch], Coroutine[Any, Any, None]],
         is_over: Callable[[], bool],
+        spans: BatchSpans,
     ) -> None:
         self._processor = processor
         self._feed = feed
@@ -41,6 +46,7 @@ class Pipeline:
         self._limit = limit
         self._commit = commit
         self._is_over = is_over
+        self.spans = spans
 
     async def run(self, after: int) -> None:
         """Process everything after position *after*, up to the limit."""
@@ -48,16 +54,19 @@ class Pipeline:
         fetching = self._fetch(after)
         try:
             while not self._is_over():
-                page = await fetching
+                page, asked, had = await fetching
                 if page.ceiling == page.floor:
                     break
                 fetching = self._fetch(page.ceiling)
-                await asyncio.sleep(0)  # lets the fetch go out before the fold takes the processor
-                with self._ledger.during(Phase.APPLY, page.rows):
-                    batch = await self._processor.prepare(page)
-                if committing is not None:
-                    await committing
-                committing = asyncio.create_task(self._commit(batch))
+                span = self.spans.begun(page, asked, had)
+                with failing(span):
+                    await asyncio.sleep(0)  # lets the fetch go out before the fold is begun
+                    with self.spans.apply(), self._ledger.during(Phase.APPLY, page.rows):
+                        began = time.monotonic()
+                        batch = replace(await self._processor.prepare(page), began=began)
+                    if committing is not None:
+                        await committing
+                committing = asyncio.create_task(self._committed(batch, span))
             if committing is not None:
                 await committing
                 committing = None
@@ -76,8 +85,19 @@ class Pipeline:
         with self._ledger.during(Phase.FETCH):
             return await self._page(after)
 
-    def _fetch(self, after: int) -> asyncio.Task[Page]:
-        return asyncio.create_task(self.page(after))
+    def _fetch(self, after: int) -> asyncio.Task[tuple[Page, float, float]]:
+        return asyncio.create_task(self._loaded(after))
+
+    async def _loaded(self, after: int) -> tuple[Page, float, float]:
+        """The page after position *after*; when it was asked for, and when it was there."""
+        asked = time.time()
+        page = await self.page(after)
+        return page, asked, time.time()
+
+    async def _committed(self, batch: Batch, span: tracing.AnySpan) -> None:
+        told(span, batch)
+        with span:
+            await self._commit(batch)
 
     async def _page(self, after: int) -> Page:
         processor, limit = self._processor, self._limit()

@@ -35,10 +35,10 @@ from strandline.events.event import (
     checked_tenant,
     new_id,
 )
-from strandline.events.tracing import current_traceparent
 from strandline.postgres.operations import Op, many
 from strandline.postgres.statements import SqlFile
 from strandline.settings import Settings
+from strandline.telemetry.trace_context import current_traceparent
 
 _encode = msgspec.json.Encoder().encode
 
@@ -377,9 +377,11 @@ def _metadata(given: Metadata | Mapping[str, Any] | None, limit: int) -> bytes |
     if given is None and traceparent is None:
         return None
     about = as_metadata(given)
-    if about.traceparent is None and traceparent is not None:
-        about = msgspec.structs.replace(about, traceparent=traceparent)
     data = encoded(about, "metadata")
+    if about.traceparent is None and traceparent is not None:
+        traced = encoded(msgspec.structs.replace(about, traceparent=traceparent), "metadata")
+        if len(traced) <= limit:  # else the append would fail for being watched
+            data = traced
     if len(data) > limit:
         raise PayloadTooLarge("metadata", payload_bytes=len(data), limit_bytes=limit)
     return None if data == b"{}" else data

@@ -132,6 +132,11 @@ class Appended(msgspec.Struct, frozen=True):
         """The event ids, in order."""
         return tuple(UUID(one) for one in self.texts)
 
+    @property
+    def written(self) -> int:
+        """How many events were written now."""
+        return 0 if self.stored_before else len(self.texts)
+
 
 def new_id() -> str:
     """A new event id as text: a version-7 UUID, so that the index on it grows at one end."""

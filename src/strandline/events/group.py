@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import copy_context
 
 from strandline.backoff import QUICK
 from strandline.errors import (
@@ -93,9 +94,10 @@ class AppendGroup:
     """Appends of one process that have no transaction of their own."""
 
     def __init__(
-        self, pool: Pool, settings: Settings, *, on_appended: Callable[[int], None]
+        self, pool: Pool, settings: Settings, *, on_appended: Callable[[int, int], None]
     ) -> None:
         self._pool = pool
+        self._context = copy_context()  # a sender works for all, and in nobody's span
         self._most = settings.group_appends
         self._bytes = settings.group_bytes
         self._on_appended = on_appended
@@ -166,7 +168,7 @@ class AppendGroup:
             self._straight -= 1
             self._release(key)
             self._send()
-        self._on_appended(done.position)
+        self._on_appended(done.position, done.written)
         return done
 
     # ---- lines
@@ -205,7 +207,9 @@ class AppendGroup:
     def _send(self) -> None:
         """Start a sender if there is work for one more."""
         if self._ready and len(self._senders) + self._straight < SENDERS:
-            sender = asyncio.create_task(self._sender(), name="strandline:append sender")
+            sender = asyncio.create_task(
+                self._sender(), name="strandline:append sender", context=self._context.copy()
+            )
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
 
@@ -274,17 +278,18 @@ class AppendGroup:
     async def _settle(
         self, session: AsyncpgSession, sent: list[Waiting], outcomes: list[Outcome]
     ) -> None:
-        highest = 0
+        highest = events = 0
         refused: list[Waiting] = []
         for one, outcome in zip(sent, outcomes, strict=True):
             if outcome.outcome == "appended":
                 highest = max(highest, outcome.position)
+                events += len(one.item.events)
                 one.answer(one.item.done(outcome))
             else:
                 one.sent = False
                 refused.append(one)
         if highest:
-            self._on_appended(highest)
+            self._on_appended(highest, events)
         if refused:
             await self._refuse(session, refused)
 
@@ -323,7 +328,7 @@ class AppendGroup:
             except Exception as error:
                 one.fail(error)
             else:
-                self._on_appended(done.position)
+                self._on_appended(done.position, done.written)
                 one.answer(done)
         if trouble is not None:
             raise trouble

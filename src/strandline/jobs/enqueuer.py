@@ -22,6 +22,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from operator import attrgetter
 
 from strandline.backoff import QUICK
@@ -167,6 +168,7 @@ class Lane:
         self, pool: Pool, settings: Settings, on_enqueued: Callable[[Sequence[NewJob]], None]
     ) -> None:
         self._pool = pool
+        self._context = copy_context()  # a sender works for all, and in nobody's span
         self._most = settings.group_jobs
         self._bytes = settings.group_bytes
         self._on_enqueued = on_enqueued
@@ -236,7 +238,9 @@ class Lane:
         is_second = len(self._free) < SENDERS
         if not is_second or self._turns or len(self._line) >= SHARED_FROM:
             sender = self._free.pop()
-            task = asyncio.create_task(self._sending(sender), name="strandline:enqueue")
+            task = asyncio.create_task(
+                self._sending(sender), name="strandline:enqueue", context=self._context.copy()
+            )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

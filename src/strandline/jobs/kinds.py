@@ -9,7 +9,6 @@ import msgspec
 
 from strandline.errors import InvalidDefinition, InvalidInput, UnknownJob
 from strandline.events.causes import CAUSE
-from strandline.events.tracing import current_traceparent
 from strandline.jobs.arguments import Bound
 from strandline.jobs.context import find_current
 from strandline.jobs.encryption import decrypt, encrypt, newest
@@ -26,6 +25,7 @@ from strandline.jobs.words import (
     checked_word,
 )
 from strandline.settings import Settings
+from strandline.telemetry.trace_context import current_traceparent
 
 About = Mapping[str, Any]
 Row = tuple[int, str, str]
@@ -257,6 +257,9 @@ class Kinds:
             data = _encode(about)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidInput(f"meta of a job has no JSON form: {error}") from error
+        if len(data) > self._settings.max_payload_bytes and "trace" in circumstances:
+            about = {name: value for name, value in circumstances.items() if name != "trace"}
+            return self._meta(about, options)  # it is not to fail for being watched
         if b"\\u0000" in data or len(data) > self._settings.max_payload_bytes:
             raise InvalidInput("meta of a job holds a NUL character, or is too large")
         return data.decode()

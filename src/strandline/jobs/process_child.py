@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
@@ -29,12 +29,13 @@ BEGUN = b"b"  # the first answer: from now on the job has been attempted
 
 
 class Request(msgspec.Struct, array_like=True):
-    """A call: where the function is found, for which job, and its arguments as JSON."""
+    """A call: where the function is found, for which job, its arguments as JSON, and its span."""
 
     module: str
     name: str
     job: tuple[Any, ...]
     args: str
+    trace: str = ""
 
 
 class Progress(msgspec.Struct, array_like=True):
@@ -113,13 +114,24 @@ def _performed(request: Request, send: Callable[[bytes], None]) -> bytes:
     token = CURRENT.set(context)
     try:
         call = _call(request.module, request.name, job.kind)
-        answer = _returned(call(context, request.args), job.kind)
+        with _spanned(request.trace):
+            result = call(context, request.args)
+        answer = _returned(result, job.kind)
     except BaseException as error:  # sys.exit() and whatever else: the job's failure
         answer = b"e" + _failure(error)
     finally:
         CURRENT.reset(token)
     reach.close()
     return answer
+
+
+def _spanned(trace: str) -> AbstractContextManager[None]:
+    """In it the job's span, which is the node's, is the current one."""
+    if not trace:
+        return nullcontext()
+    from strandline.telemetry.trace_context import continued
+
+    return continued(trace)
 
 
 def _returned(result: Any, kind: str) -> bytes:

@@ -29,6 +29,7 @@ from strandline.jobs.attempt import Attempt
 from strandline.jobs.process_child import BEGUN, Progress, Request, serve
 from strandline.jobs.returned import Unstorable
 from strandline.jobs.threads import Threads
+from strandline.telemetry.trace_context import current_traceparent
 
 KILLED_WITHIN = 5.0  # seconds the kernel may take to end a killed process
 
@@ -113,7 +114,8 @@ class Processes:
             ProcessDied: It ended the process, or the system killed it.
             CancelledError: The attempt was cancelled; the process is gone.
         """
-        data = _encode(Request(where.module, where.name, tuple(attempt.job), args))
+        trace = current_traceparent() or ""
+        data = _encode(Request(where.module, where.name, tuple(attempt.job), args, trace))
         deadline, since = attempt.deadline, time.monotonic()
         if deadline is not None:  # its time is for the function, however long the line is
             attempt.deadline = math.inf

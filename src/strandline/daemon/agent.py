@@ -18,7 +18,6 @@ the seal exactly, however far the mark is.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from uuid import UUID
 
@@ -32,13 +31,16 @@ from strandline.daemon.isolation import Isolation
 from strandline.daemon.pipeline import Pipeline
 from strandline.daemon.recovery import Recovery
 from strandline.daemon.replay import TURN, Replay
+from strandline.daemon.spanned import BatchSpans
 from strandline.daemon.streak import NothingSucceeds, Streak
 from strandline.errors import CheckpointMoved, EventFailure, OwnershipLost
 from strandline.loops import Loop, Rhythm
 from strandline.projections.failure_policy import CONTINUOUS, Action, Category, ErrorPolicy
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.agent")
+log = Journal("strandline.agent")
 
+AT_ONCE = Rhythm(interval=0.0, jitter=0.0)
 LOOK_EVERY = 1.0  # seconds between looks at a seal whether it was taken away
 LAST_WORDS = 2.0  # seconds an agent that has ended may take to say so
 
@@ -100,9 +102,10 @@ class Agent:
             limit=self._limit,
             commit=self._commit,
             is_over=self._is_to_turn,
+            spans=BatchSpans(shard, processor, around.node),
         )
         self._loop = Loop(
-            f"agent {shard}", self._step, Rhythm(interval=0.0, jitter=0.0), ends_on=(OwnershipLost,)
+            f"agent {shard}", self._step, AT_ONCE, ends_on=(OwnershipLost,), kind="agent"
         )
         self._ended: asyncio.Task[None] | None = None
         self._cutting: asyncio.Task[bool] | None = None
@@ -124,7 +127,7 @@ class Agent:
         clean = await self._loop.stop(timeout=timeout)
         self._abandoned = self._loop.running
         if self._abandoned:
-            log.error("shard %s cannot be ended, and is left to itself", self.shard)
+            log.tell("shard_left_behind", shard=self.shard)
         if self._ended is not None and not self._abandoned:
             await asyncio.wait({self._ended}, timeout=LAST_WORDS)
         return clean
@@ -305,7 +308,7 @@ class Agent:
     async def _replay_letters(self, checkpoint: Checkpoint) -> None:
         self._attend = False  # a letter that cannot be tried must not keep the others waiting
         self._streak.tried()
-        with self._ledger.during(Phase.APPLY):
+        with self._pipeline.spans.replaying(), self._ledger.during(Phase.APPLY):
             self._attend = await self._replay.run(checkpoint) or self._attend
 
     def _is_to_turn(self) -> bool:
@@ -319,17 +322,16 @@ class Agent:
         """Put aside what fails in the page after the checkpoint, and process the rest of it."""
         try:
             self.checkpoint = await self._found()
+            asked = time.time()
             page = await self._pipeline.page(self.checkpoint.position)
             if page.ceiling > page.floor:
-                await Isolation(
-                    self.shard,
-                    self._processor,
-                    self._policy,
-                    self._ledger,
-                    commit=self._commit,
-                    is_over=self._stopping.is_set,
-                    streak=None if self._processor.is_pure else self._streak,
-                ).through(page)
+                with self._pipeline.spans.begun(page, asked, time.time()):
+                    await Isolation(
+                        *(self.shard, self._processor, self._policy, self._ledger),
+                        commit=self._commit,
+                        is_over=self._stopping.is_set,
+                        streak=None if self._processor.is_pure else self._streak,
+                    ).through(page)
         except CheckpointMoved:
             self.checkpoint = await self._found()
 
@@ -351,12 +353,13 @@ class Agent:
     async def _commit(self, batch: Batch) -> None:
         checkpoint = self.checkpoint
         assert checkpoint is not None
-        with self._ledger.during(Phase.COMMIT, batch.page.rows):
+        with self._pipeline.spans.commit(), self._ledger.during(Phase.COMMIT, batch.page.rows):
             await self._processor.commit(batch, checkpoint)
         self.checkpoint = checkpoint.at(batch.page.ceiling)
         self._got_on = time.monotonic()
         self._batches += 1
-        self._events += len(batch.page.rows) or batch.page.ceiling - batch.page.floor
+        events = len(batch.page.rows) or batch.page.ceiling - batch.page.floor
+        self._events += events
         if batch.work and all(one.category is None for one in batch.letters):
             self._attend = await self._streak.broken(len(batch.page.rows)) or self._attend
         if not self._streak.is_open:
@@ -364,9 +367,7 @@ class Agent:
         self._around.on_progress()
         if batch.letters:
             self._replay.tell_written(batch.letters)
-        self._around.signals.tell(
-            "batch_committed", shard=self.shard, floor=batch.page.floor, ceiling=batch.page.ceiling
-        )
+        self._telling.committed(batch, events)
         await self._telling.running(self._events)  # a long catch-up shows its rate
 
     # ---- the end
@@ -385,7 +386,7 @@ class Agent:
         self.reason = str(lost)
         self._processor.forget()
         if self._granted is not None and self._stopping.is_set():
-            log.warning("shard %s was lost while it was being stopped: %s", self.shard, lost)
+            log.tell("shard_lost_while_stopping", shard=self.shard, error=lost)
             return  # whoever stopped it finds that out as well, and tells
         if self._on_ended is not None and not self._stopping.is_set():
             self._on_ended(self.shard, lost)

@@ -43,6 +43,7 @@ class Batch:
         letters: Dead letters that are written with it.
         closed: Dead letters that are resolved by it.
         told: What its side effects are told.
+        began: When it was begun, by the monotonic clock; None for a part of one.
     """
 
     page: Page
@@ -50,6 +51,7 @@ class Batch:
     letters: tuple[Letter, ...] = ()
     closed: tuple[Closed, ...] = ()
     told: tuple[Any, ...] = ()
+    began: float | None = None
 
     @property
     def writes_letters(self) -> bool:

@@ -13,7 +13,6 @@ ended as well, but not as soon, since their owner has the right to go on.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Protocol
@@ -26,9 +25,10 @@ from strandline.postgres.operations import Answer, Op, many
 from strandline.postgres.pools import Pool
 from strandline.postgres.silence import Zombie
 from strandline.postgres.statements import SqlFile
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.breaker")
+log = Journal("strandline.breaker")
 
 IDLE = 1.0  # seconds without a statement, after which a transaction counts as left
 SILENT = 3.0  # the same where the owner may go on, and only be slow
@@ -81,7 +81,7 @@ async def free(
             what = f"shard {shard}"
             await _tell(found, what, shard, by=control, signals=signals, owner=owner, node=node)
     except (StrandlineError, TimeoutError) as error:
-        log.warning("who holds shard %s could not be found out: %s", shard, error)
+        log.tell("shard_holder_unknown", shard=shard, error=error)
         return []
     return found
 
@@ -113,14 +113,14 @@ async def _tell(
     owner: UUID | None = None,
 ) -> None:
     for one in found:
-        log.error(
-            "session %d (%s, client %s) held %s in a transaction idle for %.1f s: %s",
-            one.pid,
-            one.application,
-            one.client or "local",
-            what,
-            one.idle,
-            "ended" if one.ended else "it could not be ended",
+        log.tell(
+            "zombie_ended",
+            pid=one.pid,
+            application=one.application,
+            client=one.client or "local",
+            held=what,
+            idle=one.idle,
+            outcome="ended" if one.ended else "it could not be ended",
         )
         signals.tell("zombie_ended", shard=work, pid=one.pid, idle=one.idle)
         facts = asdict(one)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from uuid import UUID
 
@@ -11,8 +10,9 @@ from strandline.daemon import checkpoint as checkpoints
 from strandline.daemon.agent_parts import Surroundings
 from strandline.daemon.checkpoint import Checkpoint
 from strandline.errors import CheckpointMoved, DatabaseUnavailable
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.agent")
+log = Journal("strandline.agent")
 
 
 class Claiming:
@@ -64,11 +64,7 @@ class Claiming:
             now = await self._pool.run(checkpoints.owner_of(self._shard))
             if now is None or now.owner is not None:
                 raise
-            log.warning(
-                "shard %s was reset or sealed under epoch %d, and is claimed anew",
-                self._shard,
-                now.epoch,
-            )
+            log.tell("shard_claimed_anew", shard=self._shard, epoch=now.epoch)
             return await self._claimed(only_free=True)
 
     async def _claimed(self, *, only_free: bool) -> Checkpoint:
@@ -85,7 +81,7 @@ class Claiming:
             except DatabaseUnavailable as error:
                 if not checkpoints.is_locked(error) or self._is_over():
                     raise
-                log.warning("shard %s is held by a transaction of a previous owner", self._shard)
+                log.tell("shard_held", shard=self._shard)
                 await breaker.free(
                     self._shard,
                     self._owner,

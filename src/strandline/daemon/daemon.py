@@ -8,7 +8,6 @@ A second detector, e.g. one whose node was frozen and wakes up, is harmless; see
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -28,12 +27,14 @@ from strandline.daemon.progress import CHANNEL as PROGRESS_CHANNEL
 from strandline.daemon.rewinding import CHECKPOINTS_CHANNEL, unowned
 from strandline.daemon.slicing import Stage
 from strandline.errors import InvalidDefinition
+from strandline.events.detections import HighWaterStatistics
 from strandline.events.gaps import read_mark
-from strandline.events.high_water import HighWater, HighWaterStatistics
+from strandline.events.high_water import HighWater
 from strandline.loops import Loop, Rhythm
 from strandline.projections.slice import Slice, parsed, slices
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.daemon")
+log = Journal("strandline.daemon")
 
 APPENDED_CHANNEL = "appended"
 MARK_CHANNEL = "mark"
@@ -117,7 +118,7 @@ class Daemon:
         """Run all there is, whoever had it: mode ``solo``."""
         self._solo = owner
         await self._run_what_there_is(owner)
-        log.info("node %s runs %d shards", self._wiring.node_name, len(self.agents))
+        log.tell("node_runs", node=self._wiring.node_name, count=len(self.agents))
 
     async def close(self, *, timeout: float) -> Mapping[str, bool]:
         """Stop everything, each agent after its batch under way.
@@ -266,7 +267,7 @@ class Daemon:
                     present = await self._bring_the_mark_up()
                 start = self._feed.mark if present is None else present
             if await control.run(slicing.declare(one.label, one.parts, start=int(start))) is None:
-                log.warning("%s is not run by nodes (any more), and is left out", one.label)
+                log.tell("projection_left_out", projection=one.label)
 
     async def _parts(self) -> AsyncIterator[tuple[str, Slice]]:
         """Every shard there is of this node's definitions, as its label and slice."""
@@ -292,7 +293,7 @@ class Daemon:
                 self._moved_away(label)
             if stage not in (Stage.SETTLED, Stage.DRAINING):
                 moved = True
-                log.info("%s is %s", label, stage)
+                log.tell("cut_moved", projection=label, stage=stage)
                 wiring.signals.tell("cut", label=label, stage=str(stage))
         if self._solo is not None:
             await self._run_what_there_is(self._solo)
@@ -320,8 +321,17 @@ class Daemon:
     def _new_detector(self) -> HighWater:
         wiring = self._wiring
         return HighWater(
-            wiring.pools.control, wiring.settings, wiring.signals, on_moved=self._mark_moved
+            wiring.pools.control,
+            wiring.settings,
+            wiring.signals,
+            on_moved=self._mark_moved,
+            on_forced=self._forced,
         )
+
+    def _forced(self, numbers: int, labels: Sequence[str]) -> None:
+        """Numbers were skipped: for *labels*, whichever node runs them."""
+        for label in labels:
+            self._wiring.signals.tell("forced_gap_passed", projection=label, numbers=numbers)
 
     async def _bring_the_mark_up(self) -> int:
         """Move the mark until it only waits for appends under way: that is the present."""

@@ -10,7 +10,7 @@ from strandline.daemon.agent_parts import AgentStatistics
 from strandline.daemon.batch import Processor
 from strandline.daemon.buildable import Buildable
 from strandline.daemon.letters import OpenCount
-from strandline.events.high_water import HighWaterStatistics
+from strandline.events.detections import HighWaterStatistics
 from strandline.postgres.listener import Listener, Notifier
 from strandline.postgres.pools import Pools
 from strandline.projections.failure_policy import CONTINUOUS, ErrorPolicy

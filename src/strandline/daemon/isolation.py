@@ -11,7 +11,6 @@ position; when they do not, k·log2(n) tries or fewer.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -22,8 +21,9 @@ from strandline.daemon.streak import Streak
 from strandline.errors import EventFailure
 from strandline.projections.failure_policy import Action, ErrorPolicy
 from strandline.projections.fold import POSITION
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.agent")
+log = Journal("strandline.agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,13 @@ class Isolation:
             action = self._decided(error)
             batch = await self._processor.aside(page, error, self._decided)
         await self._commit(batch)
-        log.warning(
-            "shard %s: the event at position %d is %s: %s",
-            self._shard,
-            page.rows[0][POSITION] if page.rows else page.ceiling,
-            "parked" if action is Action.PARK else "skipped",
-            failure.reason,
+        log.tell(
+            "event_put_aside",
+            shard=self._shard,
+            position=page.rows[0][POSITION] if page.rows else page.ceiling,
+            outcome="parked" if action is Action.PARK else "skipped",
+            reason=failure.reason,
+            error=type(error).__name__,
         )
         if self._streak is not None and action is Action.PARK:
             await self._streak.grown(batch, error)

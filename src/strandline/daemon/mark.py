@@ -7,15 +7,15 @@ went back (the database was restored, or failed over) is told, since checkpoints
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from strandline.events.gaps import read_mark
 from strandline.loops import Loop, LoopStatistics, Rhythm
 from strandline.postgres.pools import Pool
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.mark")
+log = Journal("strandline.mark")
 
 ANSWER_WITHIN = 5.0  # seconds for one row: a connection that forwards nothing is given up
 BREATH = 0.01  # seconds between looks, however often told: one look carries many appends
@@ -68,10 +68,5 @@ class MarkFollower:
             self._on_moved(position)
         elif position < before <= self._known():
             # Not merely overtaken by a detector in this process: the row was at `before` already.
-            log.error(
-                "the high-water mark in the database went back from %d to %d: it was restored, or"
-                " failed over to a standby that lagged; read models may be ahead of their events",
-                before,
-                position,
-            )
+            log.tell("high_water_went_back", before=before, position=position)
             self._on_moved(position)

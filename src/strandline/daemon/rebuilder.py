@@ -46,9 +46,10 @@ from strandline.postgres.operations import Op
 from strandline.postgres.pools import Pools
 from strandline.projections.shadow import Pair, Swappable
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.rebuilds")
+log = Journal("strandline.rebuilds")
 
 LOOK_EVERY = 5.0  # seconds between looks when nothing is under way
 AWAKE = 2.0  # seconds for which it looks often after something has happened
@@ -155,11 +156,11 @@ class Rebuilder:
         try:
             done = await steps[build.state](build)
         except Unavailable as error:
-            log.log(
-                logging.DEBUG if is_locked(error) else logging.WARNING,
-                "build %s waits: %s",
-                build.shadow,
-                error,
+            log.tell(
+                "build_waits",
+                level=logging.DEBUG if is_locked(error) else logging.WARNING,
+                shadow=build.shadow,
+                error=error,
             )
             return False
         except Exception as error:  # a defect, or a refusal of the server: others must get on
@@ -170,7 +171,7 @@ class Rebuilder:
             self._tell(build.number, build.label)
             found = await self._pools.control.run(rebuilds.read(build.number))
             state, reason = (found.state, found.reason) if found else ("gone", "")
-            log.info("build %s is %s", build.shadow, state)
+            log.tell("build_moved", shadow=build.shadow, state=state)
             self._signals.tell(
                 "rebuild", label=build.label, number=build.number, state=state, reason=reason
             )
@@ -187,7 +188,7 @@ class Rebuilder:
         fails = fails or build.state == "queued"
         if reason == build.reason and not fails:
             return  # it was told
-        log.error("build %s, which is %s: %s", build.shadow, build.state, reason)
+        log.tell("build_refused", shadow=build.shadow, state=build.state, reason=reason)
         async with self._pools.control.transaction() as session:
             now = await self._locks.lock(session, build)
             if now is None or not (now.is_open if fails else now.state == build.state):
@@ -302,7 +303,7 @@ class Rebuilder:
             return await (self._compare if _is_compared(build) else self._swap)(build)
         except Unavailable as error:
             self._tried_at[build.number] = time.monotonic()
-            log.info("the swap of %s waits: %s", build.shadow, error)
+            log.tell("swap_waits", shadow=build.shadow, error=error)
             if is_locked(error):
                 await self._locks.free_tables(build, self._pairs_of(build))
             return await self._gave_way(build, error)
@@ -343,7 +344,7 @@ class Rebuilder:
                 return False
             await session.run(rebuilds.be_patient(SEAL_PATIENCE))
             await session.run(rebuilds.unseal(build, reason))
-        log.warning("build %s is not sealed any more: %s", build.shadow, reason)
+        log.tell("build_unsealed", shadow=build.shadow, reason=reason)
         return True
 
     async def _compare(self, build: Build) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,8 +16,9 @@ from strandline.daemon.resting import Rest
 from strandline.daemon.telling import Telling
 from strandline.errors import DiskFull, OwnershipLost, Unavailable
 from strandline.projections.failure_policy import Category
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.agent")
+log = Journal("strandline.agent")
 
 LOOK_EVERY = 1.0  # seconds between looks whether the database takes writes again
 LOOK_WITHIN = 3.0  # seconds for one
@@ -85,8 +85,13 @@ class Recovery:
         self.failures += 1
         self.reason = failure.reason
         if not isinstance(error, OwnershipLost):
-            log.warning(
-                "shard %s failed (%s): %s", self._shard, failure.phase.value, plain(str(error))
+            log.tell(
+                "batch_failed",
+                shard=self._shard,
+                phase=failure.phase.value,
+                reason=plain(str(error)),
+                error=type(error).__name__,
+                category=failure.category,
             )
         self._tell("batch_failed", error)
 
@@ -94,7 +99,7 @@ class Recovery:
         """A batch was committed, or there is nothing left to do."""
         self.reason = ""
         if self.ledger.got_over():
-            log.info("shard %s goes on", self._shard)
+            log.tell("shard_recovered", shard=self._shard)
             self._signals.tell("shard_recovered", shard=self._shard)
 
     async def pause(self, error: Exception) -> None:
@@ -107,9 +112,12 @@ class Recovery:
         seconds = self._backoff.pause_after(ledger.pauses)
         ledger.pauses += 1
         self.next_at = clock.now() + timedelta(seconds=seconds)
-        log.error(
-            "shard %s pauses %.0f s after every try failed: %s",
-            *(self._shard, seconds, plain(str(error))),
+        log.tell(
+            "shard_paused",
+            shard=self._shard,
+            seconds=seconds,
+            reason=plain(str(error)),
+            error=type(error).__name__,
         )
         self._tell("shard_paused", error, seconds=seconds, pauses=ledger.pauses)
         is_outage = isinstance(error, Unavailable) and not isinstance(error, DiskFull)

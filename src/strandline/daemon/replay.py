@@ -13,7 +13,6 @@ so it takes turns with the events that are to be processed: ``TURN`` seconds eac
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -31,9 +30,10 @@ from strandline.postgres.pools import Pool
 from strandline.projections.documents import Key
 from strandline.projections.failure_policy import Category, category_of
 from strandline.projections.slice import parsed
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.agent")
+log = Journal("strandline.agent")
 
 PAGE = 1_000  # letters in one transaction
 PAGE_BYTES = 8_388_608  # JSON of their events, about
@@ -201,9 +201,13 @@ class Replay:
         self._tell("letters_replayed", count=len(some))
 
     async def _failed(self, checkpoint: Checkpoint, letter: Replayed, error: Exception) -> None:
-        log.warning(
-            "shard %s: the dead letter %d at position %d has failed again: %s",
-            *(self._shard, letter.id, letter.position, plain(str(error))),
+        log.tell(
+            "replay_failed",
+            shard=self._shard,
+            letter=letter.id,
+            position=letter.position,
+            reason=plain(str(error)),
+            error=type(error).__name__,
         )
         async with self._pool.transaction() as session:
             await session.run(move(checkpoint, checkpoint.position))

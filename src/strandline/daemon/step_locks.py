@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from strandline.daemon import breaker, rebuilds
@@ -12,9 +11,10 @@ from strandline.postgres.operations import AsyncpgSession, Op
 from strandline.postgres.pools import Pools
 from strandline.postgres.silence import Zombie
 from strandline.projections.shadow import Pair
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.rebuilds")
+log = Journal("strandline.rebuilds")
 
 
 class StepLocks:
@@ -53,7 +53,7 @@ class StepLocks:
         try:
             await self._free(self._pools.control, build, breaker.end_silent(tables))
         except Unavailable as error:
-            log.warning("who holds tables of %s could not be found out: %s", build.shadow, error)
+            log.tell("table_holders_unknown", shadow=build.shadow, error=error)
 
     async def _free_step(self, session: AsyncpgSession, build: Build) -> None:
         # On this session: a pool may have no other connection. What is freed, the next look takes.

@@ -6,15 +6,14 @@ stays for as long: without it the names in the user's SQL would mean what serves
 
 from __future__ import annotations
 
-import logging
-
 from strandline.daemon import exchange, rebuilds
 from strandline.daemon.rebuilds import DROP_SHADOW
 from strandline.postgres.operations import Op, none
 from strandline.postgres.pools import Pool
 from strandline.postgres.statements import quoted
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.rebuilds")
+log = Journal("strandline.rebuilds")
 
 PATIENCE = 0.5  # seconds for whoever still uses it
 
@@ -42,7 +41,7 @@ async def _swept(pool: Pool, name: str, op: Op[None]) -> bool:
             await session.run(rebuilds.be_patient(PATIENCE))
             await session.run(op)
     except Exception as error:  # whatever it is, it is tried again
-        log.info("%s, left behind by a build, is still there: %s", name, error)
+        log.tell("leftover_stays", leftover=name, error=error)
         return False
-    log.info("%s, left behind by a build, is gone", name)
+    log.tell("leftover_gone", leftover=name)
     return True

@@ -6,20 +6,21 @@ None of it may hold up or stop the work: what cannot be written in time is left 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import Any
 from uuid import UUID
 
 from strandline.cluster import log as node_log
 from strandline.daemon import checkpoint as checkpoints
+from strandline.daemon.batch import Batch
 from strandline.daemon.checkpoint import Checkpoint, Owner, Trouble
 from strandline.errors import OwnershipLost
 from strandline.postgres.operations import Answer, Op
 from strandline.postgres.pools import Pool
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.agent")
+log = Journal("strandline.agent")
 
 TELL_EVERY = 2.0  # seconds between notes of the rate, while running
 WITHIN = 2.0  # seconds for one note
@@ -38,6 +39,17 @@ class Telling:
         self._signals = signals
         self._state = ""
         self._last = (0.0, 0)
+
+    def committed(self, batch: Batch, events: int) -> None:
+        """*batch* of *events* is committed."""
+        self._signals.tell(
+            "batch_committed",
+            shard=self._shard,
+            floor=batch.page.floor,
+            ceiling=batch.page.ceiling,
+            events=events,
+            seconds=None if batch.began is None else time.monotonic() - batch.began,
+        )
 
     async def running(self, events: int) -> None:
         """It runs, and has processed *events* so far; noted now and then."""
@@ -62,19 +74,13 @@ class Telling:
         """
         found = await self._answer(checkpoints.owner_of(self._shard))
         if found == (None,):
-            log.info("shard %s does not exist any more: its agent stops", self._shard)
+            log.tell("shard_withdrawn", shard=self._shard)
             self._signals.tell("shard_withdrawn", shard=self._shard)
             return
         self._signals.tell("ownership_lost", shard=self._shard, error=error)
         now = found[0] if found else None
         was = f"epoch {held.epoch} at position {held.position}" if held else "no epoch yet"
-        log.error(
-            "shard %s is lost: this node held %s, now %s; its agent stops (%s)",
-            self._shard,
-            was,
-            _whose(now),
-            error,
-        )
+        log.tell("ownership_lost", shard=self._shard, held=was, owner=_whose(now), error=error)
         facts = {
             "held": {"epoch": held.epoch, "position": held.position} if held else None,
             "now": _facts(now),
@@ -102,7 +108,7 @@ class Telling:
             async with asyncio.timeout(WITHIN):
                 return (await self._control.run(op),)
         except Exception as error:  # whatever it is, the work goes on
-            log.debug("a note of shard %s is not written: %r", self._shard, error)
+            log.tell("note_not_written", shard=self._shard, error=error)
             return ()
 
 

@@ -24,11 +24,10 @@ What can go wrong, and what then:
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 
-from strandline.errors import TO_THE_PROCESS, SetupError, Unavailable, shown
+from strandline.errors import TO_THE_PROCESS, SetupError, Unavailable
 from strandline.jobs import completion, order
 from strandline.jobs.asides import Asides
 from strandline.jobs.completer_statistics import CompleterStatistics
@@ -42,8 +41,9 @@ from strandline.jobs.telling import told
 from strandline.jobs.wiring import JobWiring
 from strandline.loops import Loop, Rhythm
 from strandline.postgres.line import FRESH_PLANS, Line
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 MOST_PENDING = 10_000  # attempts; beyond it workers wait
 MOST_PENDING_BYTES = 268_435_456
@@ -171,13 +171,13 @@ class Completer:
         await self._loop.stop(timeout=0.05 if self._pending else max(left, 1.0))
         await self._line.close()
         if self._pending and not self._abandoned:
-            log.error("%d jobs have ended and could not be written: they run again", self._pending)
+            log.tell("ended_jobs_lost", count=self._pending)
         return self._abandoned or not self._pending
 
     def abandon(self) -> None:
         """The node is evicted: its jobs belong to others, so nothing more is written."""
         if self._pending:
-            log.warning("%d ended jobs are left to others: the node was evicted", self._pending)
+            log.tell("ended_jobs_left", count=self._pending)
         self._abandoned = True
         self._forget()
         self._line.cut()
@@ -268,10 +268,10 @@ class Completer:
             self._notifier.notify(CHANNEL)
         if written.lost and not self._abandoned:
             self._fenced += written.lost
-            log.warning(
-                "%d completions refused: other attempts have these jobs by now (%s)",
-                written.lost,
-                ", ".join(map(str, written.lost_ids[:20])) or "all of them have ended",
+            log.tell(
+                "completions_refused",
+                count=written.lost,
+                job_ids=tuple(written.lost_ids[:20]) or "all of them have ended",
             )
             told(self._signals, "jobs_fenced", count=written.lost, ids=tuple(written.lost_ids))
         if self._abandoned or self._flushes[0] is not flush:
@@ -292,8 +292,8 @@ class Completer:
         if queues:
             try:
                 self._on_available(queues)
-            except Exception:  # it is written all the same
-                log.exception("queues with new jobs were not told")
+            except Exception as error:  # it is written all the same
+                log.tell("queues_not_told", trace=error)
 
     # ---- trouble
 
@@ -337,7 +337,7 @@ class Completer:
             self._flushes.appendleft(free)
         if flush.delays < LOCKED:
             held.delays = LOCKED
-            log.warning("%d ended jobs wait for whoever has locked their rows", held.size)
+            log.tell("ended_jobs_locked", count=held.size)
         self._aside.put([held], AGAIN)
         return True
 
@@ -354,17 +354,11 @@ class Completer:
             self._bytes -= flush.bytes
             self._flushes.appendleft(stripped)
             job = flush.items[0].job
-            log.error(
-                "job %s of kind %r: its result or error cannot be stored: %s",
-                *(job.id, job.kind, shown(error)),
-            )
+            log.tell("result_not_stored", job=job.id, kind=job.kind, error=error)
             return
         else:
             self._aside.put([flush], ASIDE)
-        log.error(
-            "%d ended jobs cannot be written; tried again in %s s: %s",
-            *(flush.size, ASIDE, shown(error)),
-        )
+        log.tell("ended_jobs_refused", count=flush.size, seconds=ASIDE, error=error)
         told(self._signals, "jobs_refused", count=flush.size, error=error)
 
     async def _away(self, error: Exception) -> None:
@@ -372,11 +366,11 @@ class Completer:
             return
         self._failures += 1
         if self._failures == 1:
-            log.warning("%d ended jobs wait for the database: %s", self._pending, shown(error))
+            log.tell("ended_jobs_delayed", count=self._pending, error=error)
             told(self._signals, "jobs_delayed", pending=self._pending, error=error)
         await asyncio.sleep(min(LONGEST_PAUSE, 0.05 * 2 ** min(self._failures, 10)))
 
     def _back(self) -> None:
         if self._failures:
-            log.info("the database takes ended jobs again, after %d tries", self._failures)
+            log.tell("ended_jobs_taken_again", failures=self._failures)
             self._failures = 0

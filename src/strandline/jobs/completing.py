@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from strandline.jobs.wiring import JobWiring
 from strandline.postgres.operations import Op, one
 from strandline.postgres.pools import Pool
 from strandline.postgres.statements import SqlFile
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ async def _follow(
         try:
             queues = queues | await pool.run(order.promote(linked.keys))
         except Unavailable as error:
-            log.warning("the next job of a key waits for the sweep: %s", error)
+            log.tell("next_of_key_waits", error=error)
     if queues:
         on_available(queues)
 
@@ -121,5 +121,5 @@ async def _was_committed(pool: Pool, xid: str, job: int) -> bool:
                     raise StillUnknown(f"transaction {xid} is in progress")
                 return status == "committed"
     except Unavailable as error:
-        log.warning("whether transaction %s was committed cannot be told: %s", xid, error)
+        log.tell("commit_unknown", xid=xid, error=error)
     return False

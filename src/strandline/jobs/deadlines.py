@@ -6,7 +6,6 @@ One loop looks at all attempts that have a limit; no attempt has a timer of its 
 from __future__ import annotations
 
 import io
-import logging
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,8 +14,6 @@ from types import FrameType
 from typing import Any, Protocol
 
 from strandline.loops import Loop, Rhythm
-
-log = logging.getLogger("strandline.jobs")
 
 RESOLUTION = 0.05  # seconds
 FRAMES = 12  # of a stuck handler's stack that are logged

@@ -25,7 +25,9 @@ from strandline.jobs.job import Job
 from strandline.jobs.middleware import Middleware, chain
 from strandline.jobs.processes import Address, Processes, address
 from strandline.jobs.row import Claimed, Flag
+from strandline.jobs.spanned import spanned
 from strandline.jobs.threads import Threads
+from strandline.telemetry import tracing
 
 ENCRYPTED = int(Flag.ENCRYPTED)
 
@@ -98,7 +100,7 @@ def compile(  # noqa: A001 - that is what it does
 
     def run(attempt: Attempt) -> Awaitable[Any]:
         own = attempt.enter()
-        running = call(attempt)
+        running = spanned(call, attempt) if tracing.is_on() else call(attempt)
         if own is not None or (hooks is not None and hooks.each):
             return _aside(running, own, attempt, hooks)
         return running
@@ -111,12 +113,21 @@ def _plain(
     decode: Callable[[Claimed], Bound],
     hooks: Hooks | None,
 ) -> Callable[[Attempt], Awaitable[Any]]:
-    def run(attempt: Attempt) -> Awaitable[Any]:
+    def begin(attempt: Attempt) -> Awaitable[Any]:
         args, kwargs = decode(attempt.job)
-        own = attempt.enter()
-        if own is not None or (hooks is not None and hooks.each):
-            return _aside(function(*args, **kwargs), own, attempt, hooks)
         return function(*args, **kwargs)
+
+    def run(attempt: Attempt) -> Awaitable[Any]:
+        if tracing.is_on():
+            own = attempt.enter()
+            running: Awaitable[Any] = spanned(begin, attempt)
+        else:
+            args, kwargs = decode(attempt.job)
+            own = attempt.enter()
+            running = function(*args, **kwargs)
+        if own is not None or (hooks is not None and hooks.each):
+            return _aside(running, own, attempt, hooks)
+        return running
 
     return run
 

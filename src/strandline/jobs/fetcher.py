@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
@@ -25,8 +24,9 @@ from strandline.jobs.wiring import JobWiring
 from strandline.loops import Loop, Rhythm
 from strandline.postgres.line import Line
 from strandline.postgres.operations import Answer, Op
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 DEADLINE = 10.0  # seconds for one claim
 RECALL_FOR = 3 * DEADLINE  # seconds in which a statement that nobody waits for may yet commit
@@ -115,7 +115,7 @@ class Fetcher:
                 async with asyncio.timeout(BRIEFLY):
                     await self._returned()
             except (Unavailable, TimeoutError) as error:
-                log.warning("%d jobs wait to be given back: %s", len(self._unreturned), error)
+                log.tell("jobs_not_given_back", count=len(self._unreturned), error=error)
                 self._loop.wake()
 
     async def to_cancel(self) -> list[int]:
@@ -130,7 +130,7 @@ class Fetcher:
             async with asyncio.timeout(BRIEFLY):
                 await self._called_back()
         except (Unavailable, TimeoutError) as error:
-            log.warning("fetched jobs wait until this node is gone: %r", error)
+            log.tell("fetched_jobs_kept", error=error)
         await self._line.close()
 
     async def cut(self) -> None:
@@ -177,7 +177,7 @@ class Fetcher:
             if now - since > RECALL_FOR:
                 self._doubtful.pop(token, None)
         if given:
-            log.warning("jobs of %s were claimed without an answer: given back", sorted(given))
+            log.tell("unanswered_claims_given_back", queues=sorted(given))
             self._on_given()
 
     async def _returned(self) -> None:

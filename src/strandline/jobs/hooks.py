@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from strandline.errors import InvalidDefinition
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Notice, Signals
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 Happening = Literal[
     "started", "completed", "failed", "dead", "snoozed", "cancelled", "interrupted", "stuck"
@@ -98,8 +98,8 @@ class Hooks:
                 answer = hook(event)
                 if inspect.iscoroutine(answer):
                     self._later(hook, answer)
-            except Exception:  # the job is not to blame
-                log.exception("the hook %r for %s jobs failed", hook, event.happened)
+            except Exception as error:  # the job is not to blame
+                log.tell("job_hook_failed", hook=hook, state=event.happened, trace=error)
 
     async def settle(self, *, timeout: float = 5.0) -> None:
         """Let those under way end, and cancel what has not within *timeout* seconds."""
@@ -142,7 +142,7 @@ class Hooks:
     def _later(self, hook: Hook, running: Coroutine[Any, Any, Any]) -> None:
         if len(self._tasks) >= MOST_WAITING:
             running.close()
-            log.warning("%d hooks are running already: %r is not called", MOST_WAITING, hook)
+            log.tell("job_hook_left_out", count=MOST_WAITING, hook=hook)
             return
         task = asyncio.get_running_loop().create_task(_heard(hook, running))
         self._tasks.add(task)
@@ -153,5 +153,5 @@ async def _heard(hook: Hook, running: Coroutine[Any, Any, Any]) -> None:
     try:
         async with asyncio.timeout(LIMIT):
             await running
-    except Exception:  # the job is not to blame
-        log.exception("the hook %r failed", hook)
+    except Exception as error:  # the job is not to blame
+        log.tell("async_job_hook_failed", hook=hook, trace=error)

@@ -16,7 +16,6 @@ promote the next job of a key is right whoever does it.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +37,9 @@ from strandline.jobs.templates import made
 from strandline.jobs.wiring import JobWiring
 from strandline.loops import LoopStatistics
 from strandline.postgres.operations import Op
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs.duties")
+log = Journal("strandline.jobs.duties")
 
 SCHEDULER_INTERVAL = 0.5  # seconds: a job due sooner than any that was known waits at most so long
 RESCUE_INTERVAL = 2.0
@@ -50,6 +50,7 @@ DAY_TRIES = 5  # until it is told that the history is in use; a day's rows are k
 PRUNE_INTERVAL = 60.0
 WALK_EVERY = 10  # rounds of pruning between two walks over all links
 WATCH_INTERVAL = 30.0
+SHOWN = 3 * WATCH_INTERVAL  # what was seen before is no more shown: it must not look alive
 CRON_REST = 60.0  # seconds until a schedule that cannot be fired is tried again
 CRON_PAUSE = 5.0  # the same, where the database did not answer: perhaps only for this one
 SOON = 0.002  # seconds after a moment at which it has surely passed
@@ -150,8 +151,8 @@ class Maintenance:
 
     @property
     def watched(self) -> Watched | None:
-        """What the last look at the tables found; None where this node does not look."""
-        return self._round.watched if self._round is not None else None
+        """What the last look at the tables found; None where this node does not look, or in vain."""
+        return self._round.fresh() if self._round is not None else None
 
     def _begin(self, right: Right, leads: Callable[[], bool], own: int | None = None) -> None:
         desk = Desk(self._wiring, right, leads)
@@ -171,7 +172,8 @@ class _Round:
     """The steps of the duties of one term, and what they remember."""
 
     def __init__(self, desk: Desk, hands: Hands, own: int | None) -> None:
-        self.watched: Watched | None = None
+        self._watched: Watched | None = None
+        self._watched_at = 0.0
         self._own = own
         self._stuck = 0
         self._desk = desk
@@ -183,6 +185,10 @@ class _Round:
         self._prunes = self._day_tries = 0
         self._walk: dict[str, int] = {}
         self._said: list[str] = []
+
+    def fresh(self) -> Watched | None:
+        is_old = self._clock.monotonic() - self._watched_at > SHOWN
+        return None if is_old else self._watched
 
     def duties(self) -> list[Duty]:
         return [
@@ -212,17 +218,13 @@ class _Round:
     async def _rescue(self) -> float | None:
         done = await self._desk.ask(rescue(self._desk.right, own=self._own))
         if done.stuck > self._stuck:
-            log.warning(
-                "%d jobs of nodes that are gone have no attempt left, and a dead letter stands in the"
-                " place of each: they end when it is retried or discarded",
-                done.stuck,
-            )
+            log.tell("jobs_stuck", count=done.stuck)
         self._stuck = done.stuck
         await _rescued(self._desk.wiring, self._hands, done)
         for session in await self._desk.ask(end_sessions(own=self._own)):
-            log.warning("session %r is ended: its node is gone", session.application)
+            log.tell("job_session_ended", application=session.application)
         for silent in await self._desk.ask(end_silent(self._desk.wiring.settings)):
-            log.warning("session %r, silent for %.0f s, is ended", silent.application, silent.idle)
+            log.tell("silent_job_session_ended", application=silent.application, idle=silent.idle)
             self._tell("zombie_ended", shard="jobs", pid=silent.pid, idle=silent.idle)
         return AT_ONCE if done.seen == RESCUED_AT_ONCE and done.took else None
 
@@ -234,7 +236,7 @@ class _Round:
         if swept.queues:
             self._hands.on_available(swept.queues)
         if swept.promoted:
-            log.info("%d keys had blocked jobs and nobody to begin them", swept.promoted)
+            log.tell("keys_promoted", count=swept.promoted)
             self._tell("keys_promoted", count=swept.promoted)
         return AT_ONCE if swept.after is not None else None
 
@@ -268,7 +270,7 @@ class _Round:
             raise
         except Exception as error:  # of this one, whatever its row holds: the others are fired
             self._resting[schedule.name] = self._clock.monotonic() + CRON_REST
-            log.warning("schedule %r cannot be fired: %s", schedule.name, error)
+            log.tell("schedule_failed", schedule=schedule.name, error=error)
             self._tell("schedule_failed", schedule=schedule.name, error=str(error))
             await desk.ask(cron.fail(desk.right, schedule, str(error)))
             return
@@ -289,10 +291,10 @@ class _Round:
             try:
                 if day.is_old and day.is_there:
                     await desk.ask(days.drop(desk.right, day), slow=True)
-                    log.info("history of %s is over: dropped", day.day)
+                    log.tell("history_dropped", day=day.day)
                     self._tell("job_day_dropped", day=day.day)
                 elif not day.is_there and not await desk.ask(days.make(desk.right, day), slow=True):
-                    log.warning("history of %s stays in the default partition", day.day)
+                    log.tell("history_in_default", day=day.day)
             except Unavailable as error:  # in use: the other days may work
                 failed = error
         if failed is None:
@@ -301,7 +303,7 @@ class _Round:
         self._day_tries += 1
         if self._day_tries > DAY_TRIES:
             raise failed
-        log.debug("a day of the history is in use: %s", failed)
+        log.tell("history_in_use", error=failed)
         return float(self._day_tries)
 
     async def _prune(self) -> float | None:
@@ -349,11 +351,12 @@ class _Round:
         counts: Sequence[Any] = ()
         if self._hands.counts is not None:
             counts = await self._desk.ask(self._hands.counts(), slow=True)
-        self.watched = _watched(tables, holders, counts)
+        self._watched = _watched(tables, holders, counts)
+        self._watched_at = self._clock.monotonic()
         found = bloat.advice(tables, holders)
         for sentence in found:
             if not any(sentence.split(" ")[0] == said.split(" ")[0] for said in self._said):
-                log.warning("%s", sentence)
+                log.tell("job_table_advice", advice=sentence)
         if found and not self._said:
             self._tell("jobs_bloated", advice=found)
         self._said = found
@@ -375,10 +378,12 @@ async def _rescued(wiring: JobWiring, hands: Hands, done: Rescued) -> None:
     if not done.took:
         return
     names = ", ".join(map(str, done.nodes))
-    log.warning(
-        "nodes %s are gone: %d of their jobs are available again, %d had no attempt left, %d are"
-        " cancelled",
-        *(names, done.freed, len(done.dead), len(done.to_cancel)),
+    log.tell(
+        "jobs_rescued",
+        nodes=names,
+        count=done.freed,
+        dead=len(done.dead),
+        cancelled=len(done.to_cancel),
     )
     wiring.signals.tell(
         "jobs_rescued", count=done.freed, dead=len(done.dead), nodes=tuple(done.nodes)

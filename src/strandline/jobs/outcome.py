@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import re
 import traceback
@@ -12,12 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from strandline.errors import shown
 from strandline.jobs.retry import Retry
 from strandline.jobs.row import Claimed, Ended
 from strandline.jobs.verdicts import Cancel, Snooze
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 LONGEST_MESSAGE = 2_000  # characters that are kept
 LONGEST_STACK = 8_000
@@ -98,11 +97,7 @@ def _delay(job: Claimed, retry: Retry, error: BaseException) -> float | None:
             return None if delay is None else max(0.0, float(delay))
         raise ValueError(f"a delay of {delay} seconds")
     except Exception as trouble:  # the user's code raises anything
-        log.warning(
-            "the retry policy of job kind %r failed, so the default decides: %s",
-            job.kind,
-            shown(trouble),
-        )
+        log.tell("retry_policy_failed", kind=job.kind, error=trouble)
         return Retry().after(job.attempt, error, max_attempts=job.max_attempts)
 
 

@@ -9,7 +9,6 @@ attempt does not count; what does not end even so is left behind, and the node's
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -35,8 +34,9 @@ from strandline.jobs.row import Claimed, NewJob
 from strandline.jobs.waking import Wakes, Written
 from strandline.jobs.wiring import JobWiring
 from strandline.jobs.workers import JobStop, Workers, queues_of
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 LOOK = 0.02  # seconds between looks whether all attempts have ended
 FLUSH = 2.0  # seconds to write how the last ones ended
@@ -269,9 +269,9 @@ class JobsPart:
         try:
             await self._take_nothing()
         except Unavailable as error:  # what was fetched and not begun is given back once it is old
-            log.warning("a draining node could not give its jobs back yet: %s", error)
-        except Exception:
-            log.exception("a draining node could not give its jobs back")
+            log.tell("drain_delayed", error=error)
+        except Exception as error:
+            log.tell("drain_failed", trace=error)
 
     async def _take_nothing(self) -> None:
         if self._running is not None:
@@ -283,8 +283,8 @@ class JobsPart:
         try:
             await running.workers.abandon(timeout * 0.8)
             await self._close(running, flush=0.1)
-        except Exception:
-            log.exception("the jobs of node number %d did not end well", running.number)
+        except Exception as error:
+            log.tell("abandoned_jobs_failed", number=running.number, trace=error)
 
     async def _close(self, running: _Running, *, flush: float) -> None:
         await asyncio.gather(

@@ -7,7 +7,6 @@ then the operator's word stays until the queue is forgotten.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,8 +19,9 @@ from strandline.postgres.listener import Listener
 from strandline.postgres.operations import Op, many, none, one
 from strandline.postgres.pools import Pool
 from strandline.postgres.statements import SqlFile
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 CHANNEL = "queues"
 LOOK_EVERY = 2.0  # seconds between looks without a notice
@@ -264,8 +264,8 @@ class Queues:
         for call in list(self._on_changed) if changed else ():
             try:
                 call()
-            except Exception:  # whoever fails must not keep the settings from the others
-                log.exception("the settings of %s changed, and then failed", sorted(changed))
+            except Exception as error:  # whoever fails must not keep the settings from the others
+                log.tell("queue_settings_failed", queues=sorted(changed), trace=error)
         limited = {name for name in changed if self.settings_of(name).is_limited}
         # Twice: an unlimited claim may have been under way at the first time.
         if counting := limited | self._counting:

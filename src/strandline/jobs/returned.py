@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +9,9 @@ import msgspec
 
 from strandline.errors import InvalidInput, shown
 from strandline.jobs.row import Claimed, Ended
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 MOST = 1_000_000  # bytes of one result; what is larger belongs in a table of its own
 
@@ -50,7 +50,7 @@ def completed(job: Claimed, result: Any) -> Ended:
         return Ended(job, "completed", encoded(result, job.kind))
     except Exception as error:  # what it holds is the user's
         why = f"its result is not kept: {shown(error)}"
-    log.warning("job %s of kind %r has completed, but %s", job.id, job.kind, why)
+    log.tell("result_not_kept", job=job.id, kind=job.kind, reason=why)
     return Ended(job, "completed", error=not_stored(job, why), reason=why)
 
 

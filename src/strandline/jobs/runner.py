@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from strandline.clock import Clock
-from strandline.errors import TO_THE_PROCESS, shown
+from strandline.errors import TO_THE_PROCESS
 from strandline.jobs.attempt import Attempt, Runnable, StoppedFor
 from strandline.jobs.buffer import Buffer
 from strandline.jobs.deadlines import Deadlines
@@ -24,9 +24,10 @@ from strandline.jobs.parts import Completer
 from strandline.jobs.returned import completed
 from strandline.jobs.row import Claimed, Ended
 from strandline.jobs.telling import told
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 SLICE = 0.002  # seconds of jobs that never wait, after which others get a turn
 SIGNALS = {
@@ -171,12 +172,7 @@ class Runner:
             raise error
         worker, job = self.worker, attempt.job
         if attempt.is_settled:
-            log.error(
-                "job %s of kind %r is completed, and then failed: %s",
-                job.id,
-                job.kind,
-                shown(error),
-            )
+            log.tell("settled_job_failed", job=job.id, kind=job.kind, error=error)
         elif attempt.stopped_for != "out":
             limit = None if attempt.deadline is None else attempt.deadline - attempt.started
             ended = judged(
@@ -210,14 +206,16 @@ class Runner:
         job = ended.job
         level = logging.ERROR if ended.ending == "dead" else logging.INFO
         if ended.error is not None:
-            log.log(
-                level,
-                "job %s of kind %r failed, attempt %d of %d: %s",
-                job.id,
-                job.kind,
-                job.attempt,
-                job.max_attempts,
-                shown(error),
+            log.tell(
+                "job_failed",
+                level=level,
+                job=job.id,
+                kind=job.kind,
+                queue=job.queue,
+                attempt=job.attempt,
+                max_attempts=job.max_attempts,
+                error=error,
+                outcome=ended.ending,
             )
         told(
             self.worker.signals,

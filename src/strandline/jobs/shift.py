@@ -8,7 +8,6 @@ that the lease's row refuses ends its loop, for the term is over.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +18,9 @@ from strandline.jobs.wiring import JobWiring
 from strandline.loops import Loop, LoopStatistics, Rhythm
 from strandline.postgres.line import FRESH_PLANS, Line
 from strandline.postgres.operations import Answer, Op
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs.duties")
+log = Journal("strandline.jobs.duties")
 
 AT_ONCE = 0.0  # what a step answers that has more to do
 DEADLINE = 10.0  # seconds one statement of a duty may take
@@ -99,7 +99,7 @@ class Desk:
             return await answer
         except LeaseLost as error:
             self.wiring.signals.tell("leader_refused", epoch=error.epoch, reason=error.reason)
-            log.warning("%s; the duties of this term end here", error)
+            log.tell("job_leader_refused", error=error, epoch=error.epoch)
             raise
 
 

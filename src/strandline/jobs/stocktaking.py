@@ -7,7 +7,6 @@ whatever waits behind its key, would wait for as long as the node does.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 
 from strandline.clock import Clock
@@ -16,8 +15,9 @@ from strandline.jobs.fetcher import Fetcher
 from strandline.jobs.parts import Completer
 from strandline.jobs.row import Claimed, Ended
 from strandline.postgres.pools import Pool
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 EVERY = 2.0  # seconds between two looks; a job that is unknown at both is one
 REST = 50.0  # times the cost of a look
@@ -81,10 +81,7 @@ class Stocktaking:
         return {one for one in left if not self._fetcher.knows(*one)}
 
     def _lost(self, job: Claimed) -> None:
-        log.error(
-            "job %s of kind %r is running here as the table says, and is not: it is tried again",
-            *(job.id, job.kind),
-        )
+        log.tell("job_lost", job=job.id, kind=job.kind)
         at = self._clock.now().isoformat()
         words = "its node knew nothing of this attempt: it never began, or its end was lost"
         record = {"attempt": job.attempt, "at": at, "class": "AttemptLost", "message": words}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 
 def told(signals: Signals, name: str, /, **facts: Any) -> None:
     """Tell *signals*; whoever listens and fails is logged, and nothing else happens."""
     try:
         signals.tell(name, **facts)
-    except Exception:  # the user's code raises anything
-        log.exception("a listener to %s failed", name)
+    except Exception as error:  # the user's code raises anything
+        log.tell("listener_failed", notice=name, trace=error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -25,9 +24,10 @@ from strandline.postgres.operations import Op, none
 from strandline.postgres.pools import Pool
 from strandline.postgres.statements import SqlFile
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 CHANNEL = "jobs"
 TURNS = "job_turns"  # ordered keys of transactions whose end only the server sees
@@ -149,7 +149,7 @@ class Wakes:
             try:
                 await self._pool.run(notify(self._channel, queues))
             except Unavailable as error:
-                log.debug("notice of new jobs not sent: %s", error)  # polling covers it
+                log.tell("job_notice_not_sent", error=error)  # polling covers it
 
     def _wake(self, queues: Iterable[str]) -> None:
         for queue in queues:

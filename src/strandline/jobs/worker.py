@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from strandline.clock import Clock
-from strandline.errors import Unavailable, shown
+from strandline.errors import Unavailable
 from strandline.jobs.attempt import Attempt
 from strandline.jobs.buffer import Buffer
 from strandline.jobs.claims import Claims
@@ -25,9 +24,10 @@ from strandline.jobs.telling import told
 from strandline.jobs.worker_statistics import WorkerStatistics
 from strandline.loops import Loop, Rhythm
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 NEVER = -1
 FREED_AFTER = 0.003  # seconds after which the end of a job may be written, and its place be free
@@ -85,7 +85,9 @@ class Worker:
         self._is_held = self._is_closed = self._is_limited = False
         self._given_back = self._stuck = 0
         settings = shared.settings
-        self._loop = Loop(f"jobs of {queue}", self._step, Rhythm(settings.job_poll_interval))
+        self._loop = Loop(
+            f"jobs of {queue}", self._step, Rhythm(settings.job_poll_interval), kind="job worker"
+        )
         self._claims = Claims(
             *(queue, sorted(shared.kinds.names), shared.fetcher, settings, self.clock),
             *(self._demand, self._loop.wake),
@@ -227,7 +229,7 @@ class Worker:
         try:
             found = self._shared.kinds.runnable(job.kind)
         except Exception as error:  # only known kinds are fetched, but compiling is the user's too
-            log.warning("a job of kind %r cannot be run here: %s", job.kind, shown(error))
+            log.tell("job_not_runnable", kind=job.kind, error=error)
             self.completer.put(judged(job, Retry(), error, now=self.clock.now()))
             return None
         self.runnables[job.kind] = found
@@ -265,9 +267,9 @@ class Worker:
         self.runners.discard(runner)
         self._strays.discard(runner)
         if task.cancelled():
-            log.warning("a runner of %s was cancelled by somebody else", self.queue)
+            log.tell("runner_cancelled", queue=self.queue)
         elif (error := task.exception()) is not None:
-            log.error("a runner of %s ended: %s", self.queue, shown(error), exc_info=error)
+            log.tell("runner_ended", queue=self.queue, error=error, trace=error)
         else:
             return
         self._resize()
@@ -295,7 +297,7 @@ class Worker:
             )
         except Unavailable as error:
             claims.more = True
-            log.warning("no jobs of %s can be fetched for now: %s", self.queue, error)
+            log.tell("fetch_failed", queue=self.queue, error=error)
             return False
         if self._is_closed:
             await self._shared.fetcher.give_back(fetched)

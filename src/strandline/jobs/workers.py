@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -20,8 +19,9 @@ from strandline.jobs.wiring import JobWiring
 from strandline.jobs.worker import Shared, Worker
 from strandline.jobs.worker_statistics import WorkersStatistics
 from strandline.loops import Loop, Rhythm
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 LOOK_EVERY = 1.0  # seconds between looks for jobs to cancel without any notice
 KEEP_EVERY = 0.25  # seconds between looks at what was fetched and not begun
@@ -218,11 +218,11 @@ class Workers:
             if attempt is not None:
                 self._left.append(one)
                 one.press(attempt)
-                log.error(
-                    "job %s of kind %r did not end when it was told to, and is left behind\n%s",
-                    attempt.job.id,
-                    attempt.job.kind,
-                    stack_of(one.task),
+                log.tell(
+                    "job_left_behind",
+                    job=attempt.job.id,
+                    kind=attempt.job.kind,
+                    stack=stack_of(one.task),
                 )
 
     async def _close(self, shared: Shared) -> None:
@@ -255,12 +255,12 @@ class Workers:
 
     def _on_stuck(self, runner: Runner, attempt: Attempt) -> None:
         job = attempt.job
-        log.error(
-            "job %s of kind %r was told to end (%s) and runs on: its place is given to another\n%s",
-            job.id,
-            job.kind,
-            attempt.stopped_for,
-            stack_of(runner.task),
+        log.tell(
+            "job_runs_on",
+            job=job.id,
+            kind=job.kind,
+            reason=attempt.stopped_for,
+            stack=stack_of(runner.task),
         )
         runner.worker.replace(runner)
         told(

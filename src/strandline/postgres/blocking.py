@@ -6,7 +6,6 @@ a connection. Nobody waits for them before that, and ``idle_transaction_timeout`
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,13 +25,16 @@ from strandline.postgres.faults import OVER, commit_failed, driver_errors, trans
 from strandline.postgres.leak_watch import end_backend
 from strandline.postgres.operations import Answer, BlockingSession, Op
 from strandline.postgres.pool import FAILED_INSIDE, transaction_limits, unreachable
+from strandline.postgres.pool_statistics import PoolStatistics
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
+from strandline.telemetry.signals import Signals
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg_pool import ConnectionPool
 
-log = logging.getLogger("strandline.pools")
+log = Journal("strandline.pools")
 
 NAME = "sync"
 
@@ -40,8 +42,11 @@ NAME = "sync"
 class BlockingPool:
     """psycopg's pool, with our errors. Safe to use from many threads."""
 
-    def __init__(self, url: str, settings: Settings) -> None:
+    def __init__(self, url: str, settings: Settings, signals: Signals | None = None) -> None:
         self._url = url
+        self._signals = signals or Signals()
+        self._longest_wait = 0.0
+        self._leaked = self._rolled_back = 0
         self._settings = settings
         self._is_pooled = settings.pooler == "transaction" and url != settings.direct_url
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
@@ -81,6 +86,29 @@ class BlockingPool:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
+
+    def statistics(self) -> PoolStatistics:
+        """A picture of now."""
+        pool = self._pool
+        told = pool.get_stats() if pool is not None else {}
+        size = told.get("pool_size", 0)
+        idle = told.get("pool_available", 0)
+        begun = [one.began for one in list(self._checkouts.values()) if one.began is not None]
+        return PoolStatistics(
+            name=NAME,
+            size=size,
+            in_use=size - idle,
+            idle=idle,
+            waiting=told.get("requests_waiting", 0),
+            most=self._settings.work_connections,
+            longest_wait=self._longest_wait,
+            waited=told.get("requests_wait_ms", 0) / 1000,
+            taken=told.get("requests_num", 0) - told.get("requests_errors", 0),
+            exhausted=told.get("requests_errors", 0),
+            oldest_transaction=time.monotonic() - min(begun) if begun else 0.0,
+            leaked=self._leaked,
+            rolled_back=self._rolled_back,
+        )
 
     @contextmanager
     def session(self) -> Iterator[BlockingSession]:
@@ -147,6 +175,7 @@ class BlockingPool:
         except PoolTimeout as error:
             self._look_for_leaks()
             raise self._none_in_time(time.monotonic() - begun) from error
+        self._longest_wait = max(self._longest_wait, time.monotonic() - begun)
         held = checkout(NAME, connection)
         self._checkouts[id(held)] = held
         try:
@@ -177,7 +206,17 @@ class BlockingPool:
             age = 0.0 if held.began is None or held.ending else now - held.began
             if age >= settings.leak_after and not held.reported:
                 held.reported = True
-                log.warning("%s", leak_words(held.holder(), settings.leak_after))
+                holder = held.holder()
+                self._leaked += 1
+                self._signals.tell("transaction_leaked", pool=NAME, age=age)
+                log.tell(
+                    "transaction_leaked",
+                    summary=leak_words(holder, settings.leak_after),
+                    pool=NAME,
+                    seconds=age,
+                    place=holder.place,
+                    query=holder.query,
+                )
             if 0 < settings.leak_rollback_after <= age and not held.cut and not self._is_pooled:
                 self._end(held, age)
 
@@ -188,14 +227,16 @@ class BlockingPool:
         if held.ending:
             held.cut = ""
             return
-        log.error("pool %s: rolled back: %s", NAME, holder)
+        log.tell("transaction_rolled_back", pool=NAME, holder=holder)
+        self._rolled_back += 1
+        self._signals.tell("transaction_rolled_back", pool=NAME, age=age)
         try:
             with self._connected() as aside:
                 op = end_backend(held.connection.info.backend_pid, f"strandline {NAME}", age / 2)
                 BlockingSession(aside, self._settings.schema).run(op)
         except Unavailable as error:
             held.cut = ""  # the next look tries again
-            log.warning("pool %s: it could not be rolled back: %s", NAME, error)
+            log.tell("rollback_failed", pool=NAME, error=error)
 
     def _connected(self) -> psycopg.Connection[Any]:
         import psycopg

@@ -12,7 +12,6 @@ connection is not ours. We do not see when it began, so the server is asked befo
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import weakref
 from collections.abc import Sequence
@@ -36,9 +35,10 @@ from strandline.postgres.faults import driver_errors
 from strandline.postgres.operations import Answer, Op, one
 from strandline.postgres.statements import SqlFile
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.pools")
+log = Journal("strandline.pools")
 
 LONGEST_REST = 1.0  # seconds between looks: a leak is found this much late at the most
 PATIENCE = 2.0  # seconds for a question to the server; the next look asks again
@@ -153,7 +153,14 @@ class LeakWatch:
             held.reported = True
             pool.leaked += 1
             holder = held.holder()
-            log.warning("%s", leak_words(holder, self._report_after))
+            log.tell(
+                "transaction_leaked",
+                summary=leak_words(holder, self._report_after),
+                pool=pool.name,
+                seconds=age,
+                place=holder.place,
+                query=holder.query,
+            )
             self._signals.tell("transaction_leaked", **_facts(holder, age))
         if 0 < self._end_after <= age:
             await self._end(pool, held, age)
@@ -164,7 +171,7 @@ class LeakWatch:
         pid = held.connection.get_server_pid()
         pool.cut(held, cut_words(holder, self._end_after))
         pool.rolled_back += 1
-        log.error("pool %s: rolled back: %s", pool.name, holder)
+        log.tell("transaction_rolled_back", pool=pool.name, holder=holder)
         self._signals.tell("transaction_rolled_back", **_facts(holder, age))
         if pool.is_pooled:  # the number is the pooler's, who notices by itself
             return
@@ -194,13 +201,12 @@ class LeakWatch:
         callers_ = places(joined.frames)
         place = str(callers_[0]) if callers_ else "a place unknown"
         query = shortened(found.query)
-        log.warning(
-            "a transaction of yours that strandline takes part in has been open for %.1f s"
-            " (leak_after is %s s): joined at %s, last query %r",
-            found.age,
-            self._report_after,
-            place,
-            query,
+        log.tell(
+            "joined_transaction_leaked",
+            seconds=found.age,
+            leak_after=self._report_after,
+            place=place,
+            query=query,
         )
         self._signals.tell(
             "transaction_leaked", pool="joined", age=found.age, place=place, query=query, task=""

@@ -11,7 +11,6 @@ is found by a look at ``pg_listening_channels()``.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,8 +26,9 @@ from strandline.postgres.operations import none
 from strandline.postgres.pools import Pool
 from strandline.postgres.statements import SqlFile
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.listener")
+log = Journal("strandline.listener")
 
 
 LOOK_EVERY = 5.0  # seconds between looks whether the session still listens
@@ -97,7 +97,7 @@ class Listener:
     def start(self) -> None:
         """Begin listening, in the background; do nothing where that cannot work."""
         if self._is_polling:
-            log.info("no LISTEN through a pooler: polling every %s s", self._settings.poll_interval)
+            log.tell("listener_polls", seconds=self._settings.poll_interval)
         else:
             self._loop.start()
 
@@ -176,8 +176,8 @@ class Listener:
         for call in list(self._hears.get(channel, ())):
             try:
                 call(payload)
-            except Exception:  # one that fails must not keep it from the others
-                log.exception("a notice on %s was heard, and then failed", channel)
+            except Exception as error:  # one that fails must not keep it from the others
+                log.tell("notice_failed", channel=channel, trace=error)
 
     def _full(self, channel: str) -> str:
         return f"{self._settings.schema}.{channel}"
@@ -218,4 +218,4 @@ class Notifier:
             try:
                 await self._pool.run(none(NOTIFY, f"{self._schema}.{channel}", payload))
             except Unavailable as error:
-                log.debug("notice on %s not sent: %s", channel, error)  # polling covers it
+                log.tell("notice_not_sent", channel=channel, error=error)  # polling covers it

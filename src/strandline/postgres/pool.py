@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -32,8 +31,9 @@ from strandline.postgres.operations import Answer, AsyncpgSession, Op
 from strandline.postgres.pool_statistics import PoolStatistics
 from strandline.postgres.statements import SqlFile
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.pools")
+log = Journal("strandline.pools")
 
 FAILED_INSIDE = (
     "a statement failed inside the transaction and its error was caught there, so all of it"
@@ -181,6 +181,11 @@ class Pool:
             session.over = True
             await self._returned(held)
 
+    async def transact(self, op: Op[Answer]) -> Answer:
+        """Run one operation in one transaction. Raises what ``transaction`` raises."""
+        async with self.transaction() as session:
+            return await session.run(op)
+
     def statistics(self) -> PoolStatistics:
         """A picture of now."""
         size = self._pool.get_size() if self._pool else 0
@@ -256,7 +261,7 @@ class Pool:
         try:
             await pool.release(held.connection, timeout=5.0)
         except driver_errors() as error:  # asyncpg has closed it; what the block did stands
-            log.debug("a connection of pool %s was dropped: %r", self.name, error)
+            log.tell("connection_dropped", pool=self.name, error=error)
 
     async def _acquire(self, pool: asyncpg.Pool[Any], timeout: float) -> Any:
         begun = time.monotonic()

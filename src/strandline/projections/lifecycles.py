@@ -24,7 +24,6 @@ streams would never give way to so short a wait, so a lock that stops nobody els
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,8 +35,9 @@ from strandline.postgres.operations import Op, many, none, one
 from strandline.postgres.statements import SqlFile, quoted
 from strandline.projections.projection import Lifecycle, Projection
 from strandline.projections.slice import slices
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.lifecycles")
+log = Journal("strandline.lifecycles")
 
 PATIENCE = "250ms"  # for a lock; less than deadlock_timeout, see above
 CALM_PATIENCE = "1500ms"  # for an autovacuum of streams, which gives way after deadlock_timeout
@@ -275,7 +275,7 @@ def _to_nodes(projection: Projection) -> Op[None]:
     until = yield from highest_position()
     yield from none(BEGIN_SHARDS, label, projection.shards, until)
     yield from none(RECORD, label, ASYNC, until)
-    log.info("%s was kept by appends up to position %d; nodes go on from there", label, until)
+    log.tell("lifecycle_to_nodes", projection=label, position=until)
 
 
 def _to_appends(label: str, channel: str) -> Op[None]:
@@ -300,7 +300,7 @@ def _to_appends(label: str, channel: str) -> Op[None]:
         cure = "let a node with the code of before bring it up to date, then stop that"
         raise _refused(label, f"the log ends at position {until}, {', '.join(behind)}; {cure}")
     yield from end(label, INLINE, None, channel=channel)
-    log.info("%s was kept by nodes up to position %d; appends go on from there", label, until)
+    log.tell("lifecycle_to_appends", projection=label, position=until)
 
 
 def _refused(label: str, reason: str) -> InvalidDefinition:

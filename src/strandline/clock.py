@@ -38,3 +38,13 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """See ``Clock``."""
         await asyncio.sleep(seconds)
+
+
+def in_words(seconds: float) -> str:
+    """A length of time in two units at the most: ``0.3 s``, ``4 min 10 s``, ``2 d 3 h``."""
+    if seconds < 60:
+        return f"{max(seconds, 0):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    for name, size, small, unit in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {name} {seconds % size // unit:.0f} {small}"
+    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"

@@ -425,7 +425,7 @@ async def test_the_doctor_knows_poolers(database_url: str, server_url: str) -> N
         indirect = await ask(url, pooler="transaction", direct_url=lax, code=1)
 
     assert nothing["pooler"]["finding"] == "none on the way"
-    assert "12 (8 work, 2 control, 1 listen, 1 beats)" in nothing["connections"]["finding"]
+    assert "12 (8 work, 2 control, 1 listen, 1 beats, 1 more" in nothing["connections"]["finding"]
     assert "unsupported startup parameter" in refused["pooler"]["finding"]
     assert undeclared["pooler"]["outcome"] == "fail"
     assert "lends backends" in undeclared["pooler"]["finding"]
@@ -435,7 +435,7 @@ async def test_the_doctor_knows_poolers(database_url: str, server_url: str) -> N
         "set direct_url to a way past it",
     )
     assert direct["pooler"]["outcome"] == direct["direct way"]["outcome"] == "ok"
-    assert "4 (2 control, 1 listen, 1 beats)" in direct["connections"]["finding"]
+    assert "4 (2 control, 1 listen, 1 beats, 1 more" in direct["connections"]["finding"]
     assert "another server or database" in wrong["direct way"]["finding"]
     assert gone["direct way"]["outcome"] == "fail"
     assert "let it lead to the server itself" in indirect["direct way"]["cure"]

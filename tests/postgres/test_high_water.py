@@ -86,6 +86,7 @@ async def test_several_gaps_are_settled_in_one_look_each_with_its_proof(
         assert await lab.detector().tick() == 9
 
         gaps = await lab.control.run(list_gaps())
+        assert await lab.control.run(list_gaps(forced=True)) == []
         assert [(gap.first, gap.last, gap.numbers) for gap in gaps] == [(2, 5, 4), (7, 8, 2)]
         assert all(gap.kind == "rolled_back" and not gap.watched for gap in gaps)
         assert gaps[0].facts["highest"] == 9

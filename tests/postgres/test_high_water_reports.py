@@ -160,6 +160,7 @@ async def test_a_forced_skip_names_the_shards_and_a_late_event_is_told(
         assert await detector.tick() == 3
 
         (gap,) = await lab.control.run(list_gaps())
+        assert await lab.control.run(list_gaps(forced=True)) == [gap]
         assert (gap.first, gap.last, gap.kind, gap.watched) == (number, number, "forced", True)
         assert gap.facts["shards"] == ["behind"]
         assert detector.statistics().forced_gaps == 1
@@ -172,7 +173,8 @@ async def test_a_forced_skip_names_the_shards_and_a_late_event_is_told(
         clock.seconds = 6.0
         await successor.tick()
         await detector.tick()
-        assert lab.told("late_event") == [{"first": number, "last": number, "events": 1}]
+        (late,) = lab.told("late_event")
+        assert late == {"first": number, "last": number, "events": 1, "fresh": 1}
         assert "after it was skipped" in caplog.text
         (gap,) = await lab.control.run(list_gaps())
         assert gap.facts["late"]["events"] == 1

@@ -57,6 +57,26 @@ async def test_it_connects_by_itself_and_keeps_the_connection(database_url: str)
     assert not one.is_connected
 
 
+async def test_an_operation_in_a_transaction_is_done_wholly_or_not_at_all(
+    database_url: str,
+) -> None:
+    one = line(database_url)
+
+    def twice(second: str) -> Op[None]:
+        yield from query("CREATE TABLE whole (n integer)")
+        yield from query(second)
+
+    with pytest.raises(Exception, match="division by zero"):
+        await one.transact(twice("SELECT 1 / 0"))
+    assert await asked(one, "SELECT to_regclass('whole')") is None
+    with pytest.raises(AnswerTimedOut):
+        await one.transact(twice("SELECT pg_sleep(60)"))
+    assert await asked(one, "SELECT to_regclass('whole')") is None
+    await one.transact(twice("INSERT INTO whole VALUES (1)"))
+    assert await asked(one, "SELECT n FROM whole") == 1
+    await one.close()
+
+
 async def test_a_statement_that_takes_too_long_costs_the_connection(database_url: str) -> None:
     one = line(database_url)
     first = await asked(one, "SELECT pg_backend_pid()")

@@ -324,8 +324,9 @@ def test_behind_a_pooler_only_the_direct_connections_are_counted() -> None:
     alone = Settings(mode="solo")
 
     assert Needs.of(pooled).total == 0
-    assert str(Needs.of(direct)) == "2 control, 1 listen, 1 beats"
-    assert str(Needs.of(alone)) == "8 work, 2 control, 1 listen"
+    assert str(Needs.of(direct)) == "2 control, 1 listen, 1 beats, 1 more while it leads"
+    assert str(Needs.of(alone)) == "8 work, 2 control, 1 listen, 1 more while it leads"
+    assert Needs.of(Settings(metrics=False)).survey == 0
 
 
 async def test_connections_are_named_after_their_use_and_node(database_url: str) -> None:

@@ -31,6 +31,7 @@ class NodeRow:
         work: How much work it owns.
         drain_reason: Why it was asked to drain, or None.
         report: Its shutdown report, as JSON.
+        gone: Seconds since it left, or was declared dead; None if it is there.
     """
 
     id: UUID
@@ -55,6 +56,7 @@ class NodeRow:
     drain_reason: str | None
     left_reason: str
     report: str | None
+    gone: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

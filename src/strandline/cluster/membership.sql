@@ -18,7 +18,8 @@ SELECT n.id, n.number, n.name, n.state, n.mode, n.labels,
        EXISTS (SELECT FROM {schema}.leases l
                 WHERE l.name = 'leader' AND l.holder = n.id AND l.expires_at > clock_timestamp()) AS is_leader,
        CASE WHEN n.drain_requested_at IS NOT NULL THEN n.drain_reason END AS drain_reason,
-       n.left_reason, n.report::text AS report
+       n.left_reason, n.report::text AS report,
+       extract(epoch FROM clock_timestamp() - n.left_at)::float8 AS gone
   FROM shown
   JOIN {schema}.nodes n ON n.id = shown.id
  ORDER BY n.state IN ('left', 'dead'),

@@ -4,7 +4,7 @@
 -- name: list_work() :many
 -- Every work with where it should and does run. unplaced is what the leader said last about work
 -- that nobody can run.
-WITH said AS (
+WITH said AS MATERIALIZED (
     SELECT r.reason, names.name
       FROM (SELECT l.detail->'unplaced' AS unplaced FROM {schema}.node_log l
              WHERE l.kind = 'plan' AND l.detail ? 'unplaced'

@@ -168,9 +168,15 @@ def highest_position() -> Op[int]:
     return found.position if found else 0
 
 
-def list_gaps(limit: int = 100, after: int = 0) -> Op[list[Gap]]:
-    """Answer settled gaps that begin after position *after*, in order, at most *limit*."""
-    return (yield from many(_list_gaps, limit, after))
+def list_gaps(limit: int = 100, after: int = 0, *, forced: bool = False) -> Op[list[Gap]]:
+    """Answer settled gaps that begin after position *after*, in order, at most *limit*.
+
+    Args:
+        limit: Gaps at the most.
+        after: They begin after this position.
+        forced: Only those that were skipped without proof.
+    """
+    return (yield from many(_list_gaps, limit, after, forced))
 
 
 def holders() -> Op[list[Holder]]:

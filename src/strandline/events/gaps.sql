@@ -9,12 +9,12 @@ SELECT m.position, m.settled_at FROM {schema}.high_water m;
 -- plan: events_pkey
 SELECT coalesce((SELECT e.position FROM {schema}.events e ORDER BY e.position DESC LIMIT 1), 0) AS position;
 
--- name: list_gaps(most bigint, after bigint) :many
--- Settled gaps that begin after $2, in order.
+-- name: list_gaps(most bigint, after bigint, forced boolean) :many
+-- Settled gaps that begin after $2, in order; if $3, only those that were skipped without proof.
 -- plan: gaps_pkey
 SELECT g.first, g.last, g.kind, g.settled_at, g.watched, g.proof::text AS proof
   FROM {schema}.gaps g
- WHERE g.first > $2
+ WHERE g.first > $2 AND (NOT $3 OR g.kind = 'forced')
  ORDER BY g.first
  LIMIT $1;
 

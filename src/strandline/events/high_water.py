@@ -55,8 +55,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
@@ -64,17 +63,19 @@ from uuid import UUID
 
 from strandline.clock import Clock, SystemClock
 from strandline.errors import DatabaseUnavailable
-from strandline.events.gaps import LOOK, Holder, holders, lost_row, watch_forced
+from strandline.events.detections import Detection, Detections, HighWaterStatistics
+from strandline.events.gaps import LOOK, holders, lost_row, watch_forced
 from strandline.events.generations import Generation, Generations, all_keys
-from strandline.loops import Loop, LoopStatistics, Rhythm
+from strandline.loops import Loop, Rhythm
 from strandline.postgres.faults import sqlstate
 from strandline.postgres.operations import Answer, Op, many, one
 from strandline.postgres.pools import Pool
 from strandline.postgres.statements import SqlFile
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.high_water")
+log = Journal("strandline.high_water")
 
 BREATH = 0.005  # seconds between looks, however often woken: one look carries many appends
 REST = 3  # times its own duration that a slow look rests: an import in flight makes it slow
@@ -102,6 +103,7 @@ class _Settled:
     moved: bool
     gaps: int
     numbers: int
+    labels: list[str]
 
 
 _sql = SqlFile(__name__)
@@ -110,53 +112,18 @@ _holders_of_streams = _sql.many("holders_of_streams", _Keys)
 _settle = _sql.one("settle", _Settled)
 
 
-@dataclass(frozen=True, slots=True)
-class HighWaterStatistics:
-    """How the mark is doing, as this detector knows it.
-
-    Attributes:
-        position: The mark.
-        highest: Highest visible position at the last look.
-        pending: Generations that wait for their holders.
-        pending_seconds: How long the oldest of them has waited.
-        stale: Whether that is longer than ``stale_after``.
-        stale_seconds: How long it has been stale.
-        holders: Who holds it, as last reported; empty unless stale.
-        looks: Looks at the head.
-        probes: Looks at the holders.
-        settled_gaps: Gaps proved by this detector.
-        settled_numbers: Numbers in them.
-        forced_gaps: Gaps skipped without proof by this detector.
-        late_events: Events it saw turn up in forced gaps.
-        loop: The loop that runs it.
-    """
-
-    position: int = 0
-    highest: int = 0
-    pending: int = 0
-    pending_seconds: float = 0.0
-    stale: bool = False
-    stale_seconds: float = 0.0
-    holders: tuple[Holder, ...] = ()
-    looks: int = 0
-    probes: int = 0
-    settled_gaps: int = 0
-    settled_numbers: int = 0
-    forced_gaps: int = 0
-    late_events: int = 0
-    loop: LoopStatistics | None = None
-
-
 class HighWater:
     """The detector: a loop around ``tick``. The page above says why it may be believed.
 
     Args:
         control: Its statements run here, outside any transaction.
         settings: Intervals, ``stale_after``, ``force_after``.
-        signals: Told ``high_water_stale``, ``high_water_cleared``, ``high_water_forced``,
-            ``high_water_went_back`` and ``late_event``.
+        signals: Told ``high_water_detected`` of looks that met a gap; ``high_water_stale``,
+            ``high_water_cleared``, ``high_water_forced``, ``high_water_went_back``, ``late_event``.
         on_moved: Called with the new mark after it is committed, and with a lower one when the
             database went back; must not block.
+        on_forced: Called with how many numbers were skipped without proof, and with the projections
+            and subscriptions that miss them; must not block.
         clock: Source of ages.
     """
 
@@ -167,13 +134,16 @@ class HighWater:
         signals: Signals,
         *,
         on_moved: Callable[[int], None],
+        on_forced: Callable[[int, Sequence[str]], None] = lambda *_: None,
         clock: Clock | None = None,
     ) -> None:
         self._control = control
         self._settings = settings
         self._signals = signals
         self._on_moved = on_moved
+        self._on_forced = on_forced
         self._clock = clock or SystemClock()
+        self._detections = Detections(signals, self._clock)
         self._generations = Generations()
         self._ticking = asyncio.Lock()
         self._numbers = HighWaterStatistics()
@@ -218,10 +188,14 @@ class HighWater:
             DatabaseUnavailable: The server is a standby, is read-only or cannot be reached.
         """
         async with self._ticking:
+            begun = self._clock.monotonic()
             step = one(_advance, LOOK)
             look = await self._decided(step)
             if look is not None:
                 await self._consider(look)
+                self._detections.looked(
+                    self._detection(look), seconds=self._clock.monotonic() - begun
+                )
             return self._numbers.position
 
     async def _step(self) -> bool:
@@ -283,7 +257,7 @@ class HighWater:
         }
         if kind == "forced":
             facts["keys"] = sorted(generation.holders & present)
-        gaps = 0
+        gaps, skipped = 0, self._numbers.forced_numbers
         while self._numbers.position < generation.highest:
             step = one(_settle, generation.highest, generation.head, LOOK, kind, json.dumps(facts))
             done = await self._decided(step)
@@ -295,27 +269,29 @@ class HighWater:
             if kind == "rolled_back":
                 self._count(settled_gaps=done.gaps, settled_numbers=done.numbers)
             else:
-                self._count(forced_gaps=done.gaps)
+                self._count(forced_gaps=done.gaps, forced_numbers=done.numbers)
+                if done.numbers:
+                    self._on_forced(done.numbers, done.labels)
             self._moved(done.position)
         self._generations.passed(self._numbers.position, self._numbers.highest)
         if kind == "forced" and gaps:
-            log.error("%d gap(s) up to %d skipped without proof", gaps, generation.highest)
+            log.tell("gaps_forced", gaps=gaps, position=generation.highest)
             self._signals.tell(
-                "high_water_forced", position=self._numbers.position, gaps=gaps, waited=waited
+                "high_water_forced",
+                position=self._numbers.position,
+                gaps=gaps,
+                numbers=self._numbers.forced_numbers - skipped,
+                waited=waited,
             )
 
     async def _watch(self, present: frozenset[str]) -> None:
         """Look for events in forced gaps. *present* was read before, as its end rule asks."""
         for late in await self._control.run(watch_forced(present)):
             self._count(late_events=late.fresh)
-            log.error(
-                "%d event(s) appeared in the gap %d-%d after it was skipped by force_after:"
-                " what had passed it lacks them; `strandline projections heal` mends that",
-                late.events,
-                late.first,
-                late.last,
+            log.tell("late_events", events=late.events, first=late.first, last=late.last)
+            self._signals.tell(
+                "late_event", first=late.first, last=late.last, events=late.events, fresh=late.fresh
             )
-            self._signals.tell("late_event", first=late.first, last=late.last, events=late.events)
 
     async def _report(self, present: frozenset[str]) -> None:
         """Tell who holds up the mark, once per change, and when it is free again."""
@@ -329,17 +305,18 @@ class HighWater:
         blockers = oldest.holders & present
         if not blockers or blockers == self._blockers:
             return
-        self._blockers = blockers
+        is_new, self._blockers = not self._blockers, blockers
         found = await self._control.run(holders())
         who = tuple(holder for holder in found if not blockers.isdisjoint(holder.keys))
         self._numbers = replace(self._numbers, holders=who)
         position, waited = self._numbers.position, now - oldest.taken
-        log.warning(
-            "the high-water mark waits at %d (highest is %d) for %.1f s for: %s",
-            position,
-            self._numbers.highest,
-            waited,
-            "; ".join(f"{holder.who}: {holder.cure}" for holder in who) or "one that just ended",
+        log.tell(
+            "high_water_waits",
+            position=position,
+            highest=self._numbers.highest,
+            seconds=waited,
+            waits_for="; ".join(f"{holder.who}: {holder.cure}" for holder in who)
+            or "one that just ended",
         )
         self._signals.tell(
             "high_water_stale",
@@ -347,6 +324,7 @@ class HighWater:
             highest=self._numbers.highest,
             seconds=waited,
             holders=who,
+            is_new=is_new,
         )
 
     def _clear(self, now: float) -> None:
@@ -356,22 +334,31 @@ class HighWater:
         self._blockers = frozenset()
         position = self._numbers.position
         self._numbers = replace(self._numbers, holders=())
-        log.info("the high-water mark moves again: %d, after %.1f s", position, seconds)
+        log.tell("high_water_cleared", position=position, seconds=seconds)
         self._signals.tell("high_water_cleared", position=position, seconds=seconds)
 
     def _moved(self, position: int) -> None:
         if position > self._numbers.position:
             self._numbers = replace(self._numbers, position=position)
+            self._count(moves=1)
             self._on_moved(position)
+
+    def _detection(self, look: _Look) -> Detection:
+        numbers, oldest = self._numbers, self._generations.oldest
+        return Detection(
+            position=numbers.position,
+            highest=look.highest,
+            proved=numbers.settled_numbers,
+            forced=numbers.forced_numbers,
+            gaps=numbers.settled_gaps + numbers.forced_gaps,
+            is_open=look.gap,
+            is_stale=self._stale_since is not None,
+            holders=len(numbers.holders) or (oldest.count if oldest else 0),
+        )
 
     def _went_back(self, look: _Look) -> None:
         before = self._numbers.position
-        log.error(
-            "the high-water mark in the database went back from %d to %d: it was restored, or"
-            " failed over to a standby that lagged; read models may be ahead of their events",
-            before,
-            look.mark,
-        )
+        log.tell("high_water_went_back", before=before, position=look.mark)
         self._generations.clear()
         self._numbers = replace(self._numbers, position=look.mark)
         self._on_moved(look.mark)

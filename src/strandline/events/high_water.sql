@@ -69,7 +69,8 @@ HAVING bool_or(l.locktype = 'relation'
 -- name: settle(highest bigint, head uuid, most bigint, kind text, proof jsonb) :one
 -- Moves the mark over the next $3 visible rows up to $1 and records the numbers missing between them.
 -- Nothing moves unless the event $2 is (still) visible at $1: after a fail-over or a restore the proof was
--- about another history. position is the mark afterwards, as far as this snapshot knows.
+-- about another history. position is the mark afterwards, as far as this snapshot knows. labels: what misses the
+-- numbers of a forced gap, whichever node runs it.
 -- plan: events_pkey
 WITH durable AS MATERIALIZED (
     SELECT CASE WHEN current_setting('synchronous_commit') = 'off'
@@ -110,4 +111,9 @@ WITH durable AS MATERIALIZED (
 SELECT coalesce((SELECT v.position FROM moved v), (SELECT m.position FROM {schema}.high_water m)) AS position,
        EXISTS (SELECT FROM moved) AS moved,
        (SELECT count(*) FROM recorded) AS gaps,
-       coalesce((SELECT sum(r.last - r.first + 1)::bigint FROM recorded r), 0) AS numbers;
+       coalesce((SELECT sum(r.last - r.first + 1)::bigint FROM recorded r), 0) AS numbers,
+       CASE WHEN $4 = 'forced' THEN ARRAY(
+           SELECT c.label FROM {schema}.slicings c
+            WHERE c.build IS NULL
+              AND NOT EXISTS (SELECT FROM {schema}.lifecycles k WHERE k.label = c.label AND k.lifecycle <> 'async')
+            ORDER BY c.label) ELSE '{}' END AS labels;

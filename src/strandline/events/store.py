@@ -36,7 +36,7 @@ class EventStore:
         types: EventTypes,
         settings: Settings,
         *,
-        on_appended: Callable[[int], None],
+        on_appended: Callable[[int, int], None],
     ) -> None:
         self._pools = pools
         self._types = types

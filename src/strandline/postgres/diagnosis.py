@@ -14,6 +14,10 @@ CURE = (
     ' the server (pooler="transaction")'
 )
 
+NO_QUEUE = "none"  # the setting queues of a node that runs no jobs
+FETCHING, DUTIES = 2, 2  # connections of a node's job workers, and of the leader's duties
+SURVEY = 1  # and of the leader's survey
+
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
@@ -93,35 +97,65 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Server connections that one app may open, by what they are for. A pooler's are not counted."""
+    """Server connections that one app may open, by what they are for. A pooler's are not counted.
+
+    Attributes:
+        jobs: For fetching jobs and for recording their ends, in a node that runs some.
+        duties: The leader's, for what it does about jobs: one app of all has them.
+        survey: The leader's, or a solo node's, for looking at everything.
+    """
 
     work: int
     control: int
     listen: int
     pulse: int
+    jobs: int = 0
+    duties: int = 0
+    survey: int = 0
 
     @classmethod
-    def of(cls, settings: Settings) -> Needs:
-        """What an app with *settings* opens on the server at the most."""
+    def of(cls, settings: Settings, *, jobs: bool = False) -> Needs:
+        """What an app with *settings* opens on the server at the most.
+
+        Args:
+            settings: Of the app.
+            jobs: Whether its code has jobs.
+        """
         is_pooled = settings.pooler == "transaction"
         is_direct = bool(settings.direct_url) or not is_pooled
+        leads = is_direct and settings.mode != "follower"
+        runs_jobs = jobs and is_direct and settings.queues.strip() != NO_QUEUE
         return cls(
             work=0 if is_pooled else settings.work_connections,
             control=settings.control_connections if is_direct else 0,
             listen=1 if is_direct else 0,
             pulse=1 if is_direct and settings.mode != "solo" else 0,
+            jobs=FETCHING if runs_jobs else 0,
+            duties=DUTIES if jobs and leads else 0,
+            survey=SURVEY if settings.metrics and leads else 0,
         )
 
     @property
     def total(self) -> int:
-        """All of them."""
-        return self.work + self.control + self.listen + self.pulse
+        """All that every app has."""
+        return self.work + self.control + self.listen + self.pulse + self.jobs
+
+    def of_all(self, apps: int) -> int:
+        """Those of so many apps, one of which leads."""
+        return apps * self.total + (self._leading if apps else 0)
+
+    @property
+    def _leading(self) -> int:
+        return self.duties + self.survey
 
     def __str__(self) -> str:
         """In words."""
         parts = {"work": self.work, "control": self.control, "listen": self.listen}
-        parts["beats"] = self.pulse
-        return ", ".join(f"{number} {what}" for what, number in parts.items() if number)
+        parts |= {"beats": self.pulse, "jobs": self.jobs}
+        words = [f"{number} {what}" for what, number in parts.items() if number]
+        if self._leading:
+            words.append(f"{self._leading} more while it leads")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +170,16 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What the role may do in the schema: use it, create tables, write all of them."""
+    """What the role may do in the schema: create tables, read all of them, write all of them.
 
-    usage: bool
+    Attributes:
+        sees_all: Also what other roles do; else ``pg_stat_activity`` shows only its own.
+    """
+
+    role: str
+    sees_all: bool
     creates: bool
+    reads: bool
     writes: bool
 
 
@@ -167,10 +207,10 @@ def room() -> Op[Room]:
 def shortage(found: Room, needs: Needs) -> str:
     """Why the connections of all apps on this database do not fit, and the cure; empty if they do."""
     apps = max(1, found.apps)
-    if apps * needs.total <= found.left:
+    if needs.of_all(apps) <= found.left:
         return ""
     who = "one app" if apps == 1 else f"{apps} apps"
-    each = "" if apps == 1 else f" each, {apps * needs.total} in all"
+    each = "" if apps == 1 else f" each, {needs.of_all(apps)} in all"
     limits = [f"max_connections {found.max_connections}", f"{found.reserved} reserved"]
     limits += [f"{found.connections - found.ours} used by others"]
     if found.database_limit is not None:

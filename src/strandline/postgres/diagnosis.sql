@@ -31,7 +31,7 @@ SELECT current_setting('max_connections')::integer AS max_connections,
        (SELECT CASE WHEN r.rolconnlimit < 0 THEN NULL ELSE r.rolconnlimit END
           FROM pg_roles r WHERE r.rolname = current_user) AS role_limit,
        count(*) AS connections,
-       count(*) FILTER (WHERE a.datname = current_database() AND a.application_name ~ '^strandline (work|control|listen|pulse)') AS ours,
+       count(*) FILTER (WHERE a.datname = current_database() AND a.application_name ~ '^strandline (work|control|listen|pulse|jobs|job duties|survey)') AS ours,
        count(*) FILTER (WHERE a.datname = current_database() AND a.application_name = 'strandline listen')
        + count(DISTINCT split_part(a.application_name, ' ', 3))
          FILTER (WHERE a.datname = current_database() AND a.application_name ~ '^strandline (work|control|listen) .') AS apps
@@ -48,9 +48,14 @@ SELECT p.gid, p.owner::text AS owner, p.prepared,
  ORDER BY p.prepared;
 
 -- name: may_write() :one
--- Whether the role may do in our schema what a node does.
-SELECT has_schema_privilege(n.oid, 'USAGE') AS usage,
+-- Whether the role may do in our schema what a node does, or at least look at it. No row: no such schema.
+SELECT current_user::text AS role,
+       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_all,
        has_schema_privilege(n.oid, 'CREATE') AS creates,
+       has_schema_privilege(n.oid, 'USAGE')
+           AND NOT EXISTS (SELECT FROM pg_class c
+                            WHERE c.relnamespace = n.oid AND c.relkind = 'r'
+                              AND NOT has_table_privilege(c.oid, 'SELECT')) AS reads,
        NOT EXISTS (SELECT FROM pg_class c
                     WHERE c.relnamespace = n.oid AND c.relkind = 'r'
                       AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')

@@ -7,7 +7,6 @@ is said in the log, and by `strandline doctor`.
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Protocol
@@ -24,8 +23,9 @@ from strandline.postgres.pooler import (
     lends_backends,
 )
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.pools")
+log = Journal("strandline.pools")
 
 
 class Asked(Protocol):
@@ -39,7 +39,7 @@ class Asked(Protocol):
         ...
 
 
-async def check(work: Asked, control: Asked, settings: Settings) -> None:
+async def check(work: Asked, control: Asked, settings: Settings, *, jobs: bool = False) -> None:
     """Say what will not work well with these pools, and refuse what must not be.
 
     Raises:
@@ -47,12 +47,12 @@ async def check(work: Asked, control: Asked, settings: Settings) -> None:
     """
     try:
         async with asyncio.timeout(settings.connect_timeout):
-            for warning in await _looked(work, control, settings):
-                log.warning("%s", warning)
+            for warning in await _looked(work, control, settings, jobs=jobs):
+                log.tell("connections_questionable", advice=warning)
     except Unavailable as error:
-        log.info("the connections could not be checked: %r", error)
+        log.tell("connections_unchecked", error=error)
     except driver_errors() as error:
-        log.info("the connections could not be checked: %r", error)
+        log.tell("connections_unchecked", error=error)
 
 
 async def is_same_database(work: Asked, control: Asked) -> bool:
@@ -64,7 +64,7 @@ async def is_same_database(work: Asked, control: Asked) -> bool:
     return False
 
 
-async def _looked(work: Asked, control: Asked, settings: Settings) -> list[str]:
+async def _looked(work: Asked, control: Asked, settings: Settings, *, jobs: bool) -> list[str]:
     found = []
     _, is_behind = await _backend(work)
     limit = settings.connect_timeout
@@ -89,7 +89,7 @@ async def _looked(work: Asked, control: Asked, settings: Settings) -> list[str]:
         room = await session.run(diagnosis.room())
     if control.application == "strandline control":  # without a name we are not counted yet
         room = replace(room, apps=room.apps + 1)
-    short = diagnosis.shortage(room, diagnosis.Needs.of(settings))
+    short = diagnosis.shortage(room, diagnosis.Needs.of(settings, jobs=jobs))
     return [*found, short] if short else found
 
 

@@ -10,7 +10,6 @@ through the same hole.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -22,8 +21,9 @@ from strandline.errors import AnswerTimedOut, DatabaseUnavailable, StrandlineErr
 from strandline.postgres.faults import driver_errors, translated
 from strandline.postgres.operations import Answer, AsyncpgSession, Op
 from strandline.postgres.statements import Statement
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.line")
+log = Journal("strandline.line")
 
 Outcome = TypeVar("Outcome")
 
@@ -93,6 +93,18 @@ class Line:
             connection = await self._ready()
             session = AsyncpgSession(connection, self._schema)
             return await self._in_time(connection, session.run(op), self._deadline)
+
+    async def transact(self, op: Op[Answer]) -> Answer:
+        """Run one operation in one transaction, all of it within the deadline. Raises what ``run`` raises."""
+
+        async def work(session: AsyncpgSession) -> Answer:
+            async with session.connection.transaction():
+                return await session.run(op)
+
+        async with self._turn:
+            connection = await self._ready()
+            session = AsyncpgSession(connection, self._schema)
+            return await self._in_time(connection, work(session), self._deadline)
 
     async def affected(self, statement: Statement[Any], /, *arguments: Any) -> int:
         """Run one statement that writes; to how many rows it did. Raises what ``run`` raises."""
@@ -217,8 +229,8 @@ def _heard(call: Callable[[str], None], _: Any, __: int, ___: str, payload: str)
 
 
 def _ended(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.debug("what ran on a dropped connection ended with %r", task.exception())
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.tell("dropped_work_ended", error=error)
 
 
 def _unreachable(error: Exception) -> Exception:

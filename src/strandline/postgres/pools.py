@@ -28,16 +28,31 @@ class Pools:
         control_url: Where control, beats and LISTEN go: ``direct_url``, or the database's URL.
     """
 
-    def __init__(self, work: Pool, control: Pool, settings: Settings, signals: Signals) -> None:
+    def __init__(
+        self,
+        work: Pool,
+        control: Pool,
+        settings: Settings,
+        signals: Signals,
+        *,
+        jobs: bool = False,
+    ) -> None:
         self.work = work
         self.control = control
         self.control_url = control.url
         self._settings = settings
+        self._has_jobs = jobs
         self._watch = LeakWatch((work, control), control, settings, signals)
 
     @classmethod
     def to(
-        cls, url: str, settings: Settings, *, signals: Signals | None = None, application: str = ""
+        cls,
+        url: str,
+        settings: Settings,
+        *,
+        signals: Signals | None = None,
+        application: str = "",
+        jobs: bool = False,
     ) -> Pools:
         """Pools for the database at *url*, not yet open.
 
@@ -46,6 +61,7 @@ class Pools:
             settings: Sizes, limits, ``direct_url``.
             signals: Is told of leaked transactions.
             application: Stands in ``application_name`` behind ``strandline work``.
+            jobs: Whether the app has some, which need connections besides.
         """
         most, few = settings.work_connections, settings.control_connections
         direct = settings.direct_url or url
@@ -54,6 +70,7 @@ class Pools:
             Pool("control", direct, few, settings, application=application),
             settings,
             signals or Signals(),
+            jobs=jobs,
         )
 
     async def open(self) -> None:
@@ -67,7 +84,7 @@ class Pools:
         try:
             await self.control.open()
             await self.work.open()
-            await check(self.work, self.control, self._settings)
+            await check(self.work, self.control, self._settings, jobs=self._has_jobs)
         except BaseException:
             await self.close(timeout=1.0)
             raise

@@ -148,6 +148,22 @@ async def test_a_clean_stop_leaves_nothing_behind(command: Any, database_url: st
     assert await rows(database_url, HELD) == [(0,)]
 
 
+async def test_a_node_that_logs_json_writes_nothing_else(command: Any, database_url: str) -> None:
+    node = command(database_url, "--name", "a", "--log-format", "json")
+    node.until('"event":"node_up"')
+    await holds(lambda: owned(database_url, 3))
+
+    assert node.stop(within=3) == 0
+
+    told = [json.loads(line) for line in node.errors]
+    assert all({"time", "level", "logger", "message"} <= set(one) for one in told)
+    events = {one["event"]: one for one in told if one["logger"].startswith("strandline")}
+    assert events["leadership_won"]["epoch"] == 1
+    assert events["work_claimed"]["node"] == "a"
+    assert json.loads(events["shutdown_report"]["report"])["result"] == "clean"
+    assert events["stopped"]["result"] == "clean"
+
+
 async def owned(url: str, count: int) -> bool:
     return (await rows(url, HELD))[0]["count"] == count
 

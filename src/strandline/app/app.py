@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,6 +14,7 @@ from uuid import uuid4
 from strandline.app.enqueueing import EnqueueFace
 from strandline.app.events import EventFace
 from strandline.app.healing import HealFace
+from strandline.app.health import HealthFace, OpsPort
 from strandline.app.job_desk import JobFace
 from strandline.app.job_ties import declare_schedules, job_ties
 from strandline.app.letters import LetterFace
@@ -44,6 +44,7 @@ from strandline.jobs.results import Results
 from strandline.jobs.surroundings import JobSurroundings
 from strandline.jobs.waking import TURNS, Wakes, Written, notify_within
 from strandline.jobs.wiring import JobWiring
+from strandline.loops import Loops
 from strandline.postgres import migrations
 from strandline.postgres.listener import Listener, Notifier
 from strandline.postgres.pools import Pools
@@ -51,10 +52,12 @@ from strandline.projections.registry import Registry
 from strandline.registration import Registration
 from strandline.requests import Requests
 from strandline.settings import Settings, load
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.metrics import Metrics
 from strandline.telemetry.signals import Signals
+from strandline.telemetry.span_notices import Tracing
 
-log = logging.getLogger("strandline")
+log = Journal("strandline")
 
 T = TypeVar("T")
 
@@ -68,6 +71,7 @@ class App(
     EventFace,
     ModelFace,
     NodeFace,
+    HealthFace,
     VerifyFace,
     HealFace,
     VersionFace,
@@ -121,7 +125,11 @@ class App(
         self._results: Results | None = None
         self._node: Node | None = None
         self._running = Running()
-        self._metrics = Metrics(self.signals, sources=self._readings)
+        self.loops = Loops(self.signals)
+        self._events_appended = 0
+        self.tracing = Tracing(self.signals, node=lambda: self.node_name)
+        self._metrics = Metrics(self.signals, sources=self._readings, settings=self.settings)
+        self.ops = OpsPort(self._now, self._metrics)
 
     # ---- life
 
@@ -135,14 +143,18 @@ class App(
         """
         async with self._opening:
             if self._pools is None:
-                await self._open()
+                with self._seen_to_open():
+                    await self._open()
 
     async def _open(self) -> None:
         pools = None
         try:
             self.url = self.settings.database_url or await self._embedded()
             mark = uuid4().hex[:8]  # which connections belong together, in pg_stat_activity
-            pools = Pools.to(self.url, self.settings, signals=self.signals, application=mark)
+            jobs = bool(self.kinds.names)
+            pools = Pools.to(
+                self.url, self.settings, signals=self.signals, application=mark, jobs=jobs
+            )
             await pools.open()
             self.registry.bind()
             self.kinds.bind()
@@ -174,8 +186,11 @@ class App(
 
     async def close(self) -> None:
         """Stop the node if it runs, finish what is under way, close everything."""
-        await self.stop()
-        await self._close_rest()
+        try:
+            await self.stop()
+            await self._close_rest()
+        finally:
+            self._end_being_seen()
 
     async def _close_rest(self) -> None:
         """Close everything but the node, which has been stopped."""
@@ -325,29 +340,18 @@ class App(
             raise NotOpen(f"app {self.name!r} is not open: use `async with app:` or app.open()")
         return part
 
-    def _readings(self) -> Mapping[str, Any]:
-        """A picture of now for the metrics; may be asked for by another thread."""
-        node, pools = self._node, self._pools
-        now: dict[str, Any] = {"node": self.node_name}
-        if pools is not None:
-            now["pools"] = [pools.work.statistics(), pools.control.statistics()]
-        if node is not None:
-            now["daemon"] = node.statistics()
-            now |= node.jobs.statistics()
-            now |= node.cluster.statistics() if node.cluster else {}
-        return now
-
     def _begin(self, session: Any) -> tuple[Transaction, Callable[[], None]]:
         """A transaction on *session*, and what is to be called when it is committed."""
-        last = 0
+        last = written_events = 0
 
-        def appended(position: int) -> None:
-            nonlocal last
+        def appended(position: int, events: int) -> None:
+            nonlocal last, written_events
             last = max(last, position)
+            written_events += events
 
         def committed() -> None:
             if last:
-                self._appended(last)
+                self._appended(last, written_events)
             if written:
                 self.wakes.written(written)
 
@@ -355,8 +359,9 @@ class App(
         tx = Transaction(session, self.requests, self.intake, on_appended=appended, written=written)
         return tx, committed
 
-    def _appended(self, position: int) -> None:
+    def _appended(self, position: int, events: int) -> None:
         """Events were committed by this process."""
+        self._events_appended += events
         if self._node is not None:
             self._node.daemon.appended()
         if self._notifier is not None:
@@ -375,7 +380,7 @@ class App(
             await session.run(self.requests.create_read_models())
         await settle(pools.control, self.requests)
         for one in done:
-            log.info("applied migration %04d %s", one.number, one.name)
+            log.tell("migration_applied", number=one.number, migration=one.name)
 
     async def _embedded(self) -> str:
         from strandline.postgres.embedded import Embedded

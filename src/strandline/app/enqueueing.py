@@ -19,6 +19,7 @@ from strandline.jobs.job import Call, Job, P, R
 from strandline.jobs.kinds import Kinds, as_call
 from strandline.jobs.results import JobRef, Results
 from strandline.jobs.row import Kept, NewJob
+from strandline.jobs.spanned import enqueued, enqueued_many, enqueueing
 from strandline.jobs.waking import Wakes, Written
 from strandline.postgres.operations import AsyncpgSession
 
@@ -136,11 +137,21 @@ class EnqueueFace:
             async def work(session: AsyncpgSession) -> FlowRef:
                 return await session.run(intake.flow(given, written))
 
-            ref = await committed(self.pools.work, work)
+            with enqueueing() as span:
+                flow = await committed(self.pools.work, work)
+                enqueued(span, flow, written)
             self.wakes.written(written)
-            return ref
-        intake.kinds.check(given)
-        job = intake.kinds.prepare(given, await self._draw())
+            return flow
+        with enqueueing() as span:
+            ref = await self._enqueue_one(given)
+            if span.is_recording:
+                span.set(kind=ref.kind, job=ref.id, jobs=1)
+        return ref
+
+    async def _enqueue_one(self, call: Call[Any]) -> JobRef[Any]:
+        intake = self.intake
+        intake.kinds.check(call)
+        job = intake.kinds.prepare(call, await self._draw())
         for _ in range(MOST_TAKEN):
             try:
                 return intake.told(job, await self.enqueuer.enqueue(job))
@@ -171,7 +182,9 @@ class EnqueueFace:
         async def work(session: AsyncpgSession) -> Many:
             return await enqueue_many(session, calls, kinds=intake.kinds, ids=intake.ids)
 
-        many = await committed(self.pools.work, work, watched=False)  # it may be long
+        with enqueueing() as span:
+            many = await committed(self.pools.work, work, watched=False)  # it may be long
+            enqueued_many(span, many.written)
         self.wakes.written(many.written)
         return intake.refs(many)
 

@@ -17,8 +17,10 @@ from strandline.events.event import (
     StreamState,
 )
 from strandline.events.gaps import highest_position
+from strandline.events.spanned import appended, appending
 from strandline.events.store import EventStore
 from strandline.requests import Requests
+from strandline.telemetry import tracing
 
 if TYPE_CHECKING:
     from strandline.postgres.pools import Pools
@@ -35,7 +37,7 @@ class EventFace:
         def pools(self) -> Pools: ...
         @property
         def requests(self) -> Requests: ...
-        def _appended(self, position: int) -> None: ...
+        def _appended(self, position: int, events: int) -> None: ...
 
     async def append(
         self,
@@ -72,23 +74,26 @@ class EventFace:
                 whether the append took effect (with *ids*, trying again is safe).
             EventFailure: An inline projection refused the event; nothing was written.
         """
-        item = self.requests.prepare(
-            stream,
-            events,
-            expected=expected,
-            tenant=tenant,
-            stream_type=stream_type,
-            metadata=metadata,
-            ids=ids,
-        )
-        return await self.append_prepared(item)
+        with appending(tenant, stream, stream_type) as span:
+            item = self.requests.prepare(
+                stream,
+                events,
+                expected=expected,
+                tenant=tenant,
+                stream_type=stream_type,
+                metadata=metadata,
+                ids=ids,
+            )
+            done = await self.append_prepared(item)
+            appended(span, [done])
+        return done
 
     async def append_prepared(self, item: Append) -> Appended:
         """Append what ``prepare`` has checked: in a group, or with the inline projections."""
         if self.requests.inlines and self.requests.concerned([item]):
             async with self.pools.work.transaction() as session:
                 (done,) = await session.run(self.requests.append([item]))
-            self._appended(done.position)
+            self._appended(done.position, done.written)
             return done
         return await self.store.append_prepared(item)
 
@@ -105,10 +110,12 @@ class EventFace:
             InvalidInput: A stream stands there twice, or an argument cannot be stored.
             StrandlineError: As ``append``; with one stream refused, none is written.
         """
-        items = self.requests.prepare_many(appends, **options)
-        async with self.pools.work.transaction() as session:
-            done = await session.run(self.requests.append(items))
-        self._appended(max(one.position for one in done))
+        with appending() as span:
+            items = self.requests.prepare_many(appends, **options)
+            async with self.pools.work.transaction() as session:
+                done = await session.run(self.requests.append(items))
+            appended(span, done)
+        self._appended(max(one.position for one in done), sum(one.written for one in done))
         return done
 
     async def read_stream(self, stream: str, **options: Any) -> list[RecordedEvent[Any]]:
@@ -173,8 +180,13 @@ class EventFace:
         Raises:
             InvalidInput: An event cannot be stored; the chunks before it are.
         """
-        done = await self.store.import_events(
-            events, skip_existing=skip_existing, chunk_events=chunk_events, on_progress=on_progress
-        )
-        self._appended(done.last_position)
+        with tracing.span("strandline.import") as span:
+            done = await self.store.import_events(
+                events,
+                skip_existing=skip_existing,
+                chunk_events=chunk_events,
+                on_progress=on_progress,
+            )
+            span.set(events=done.events, position=done.last_position or None)
+        self._appended(done.last_position, done.events)
         return done

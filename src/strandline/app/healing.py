@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,9 @@ from strandline.projections.multi_stream import MultiStream
 from strandline.projections.projection import Projection
 from strandline.projections.slice import WHOLE
 from strandline.projections.sql_projection import OwnTables
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.heal")
+log = Journal("strandline.heal")
 
 LOOK = 0.2  # seconds between looks whether another build of the same projection is over
 MOST_BUILDS = 20  # builds of parts, one for each tenant; beyond that all of it is built
@@ -75,7 +75,12 @@ class HealFace(RebuildFace):
             found = await self._heal_label(one.label, names, elsewhere=elsewhere)
             if found is not None:
                 healed.append(found)
-                log.info("%s: %d late event(s), %s", one.label, len(found.positions), found.how)
+                log.tell(
+                    "projection_healed",
+                    projection=one.label,
+                    events=len(found.positions),
+                    how=found.how,
+                )
         return healed
 
     async def unhealed(self) -> list[late_events.UnhealedGap]:

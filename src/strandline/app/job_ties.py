@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -21,8 +20,9 @@ from strandline.jobs.row import Claimed
 from strandline.jobs.waking import Wakes
 from strandline.jobs.wiring import JobWiring
 from strandline.postgres.pools import Pool
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.jobs")
+log = Journal("strandline.jobs")
 
 
 def job_ties(
@@ -56,8 +56,4 @@ async def declare_schedules(declared: Schedules, kinds: Kinds, pool: Pool) -> No
         return
     left = await pool.run(cron.declare(schedules, kinds.prepare))
     if left:
-        log.info(
-            "schedules that this code does not declare go on: %s (app.schedules.forget(name) ends"
-            " one)",
-            ", ".join(left),
-        )
+        log.tell("schedules_left", schedules=tuple(left))

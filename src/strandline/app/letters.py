@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +27,13 @@ from strandline.projections.registry import Registry
 from strandline.projections.single_stream import SingleStream
 from strandline.projections.sql_projection import Sql
 from strandline.projections.table_declaration import Table
+from strandline.telemetry.journal import Journal
 
 if TYPE_CHECKING:
     from strandline.postgres.pools import Pools
     from strandline.settings import Settings
 
-log = logging.getLogger("strandline.letters")
+log = Journal("strandline.letters")
 
 PAGE = 1_000  # letters looked at together
 
@@ -254,7 +254,7 @@ class Letters:
                     )
                     if which.ids is not None:
                         raise InvalidInput(why)
-                    log.warning("%s: it was left out", why)
+                    log.tell("letter_left_out", reason=why, letter=letter.id)
             if len(page) < PAGE:
                 return alone, late
             after = page[-1].id

@@ -12,6 +12,7 @@ from strandline.daemon.progress import ShardProgress, Waiting, progress
 from strandline.events.append import Append
 from strandline.events.event import DEFAULT_TENANT, NO_STREAM, Appended
 from strandline.events.gaps import highest_position
+from strandline.events.spanned import appended, appending
 from strandline.jobs.part import JobShare
 from strandline.projections.registry import Reference, Registry
 from strandline.projections.slice import parsed
@@ -182,8 +183,12 @@ class ModelFace:
         yield writing
         if writing.events:
             expected = version or NO_STREAM
-            item = self.requests.prepare(stream, writing.events, expected=expected, tenant=tenant)
-            writing.appended = await self.append_prepared(item)
+            with appending(tenant, stream) as span:
+                item = self.requests.prepare(
+                    stream, writing.events, expected=expected, tenant=tenant
+                )
+                writing.appended = await self.append_prepared(item)
+                appended(span, [writing.appended])
 
     # ---- freshness
 

@@ -8,18 +8,20 @@ pulse, close the daemon.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-import logging
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal, cast
 from uuid import UUID, uuid4
 
 from strandline.cluster.cluster import Cluster, ClusterWiring
-from strandline.cluster.node import Identity
+from strandline.cluster.node import Identity, default_name
+from strandline.cluster.residents import Office
 from strandline.cluster.shutdown import Shutdown, Step
 from strandline.cluster.work import Grant
 from strandline.daemon.daemon import Daemon
@@ -31,10 +33,11 @@ from strandline.jobs.part import FLUSH, JobShare, JobsPart, JobTies
 from strandline.postgres.listener import Listener, Notifier
 from strandline.postgres.pools import Pools
 from strandline.settings import Settings
+from strandline.survey.office import SurveyOffice
+from strandline.telemetry import otlp
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.node")
-
+FLUSH_TELEMETRY = 1.9  # seconds
 DRAINING = 2  # the phase of the shutdown in which shards and jobs end side by side
 
 
@@ -98,6 +101,9 @@ class Node:
             leadership=lambda: self.cluster.leadership if self.cluster else None,
             share=jobs,
         )
+        self.survey = SurveyOffice(
+            wiring.pools.control_url, wiring.settings, wiring.signals, detects=self._detects
+        )
 
     @property
     def id(self) -> UUID:
@@ -117,6 +123,7 @@ class Node:
         if settings.mode == "solo":
             await self.daemon.run_everything(self._id)
             await self.jobs.begin_alone()
+            self._survey_alone(shutdown)
             self._register_hooks(shutdown)
             self._register_jobs(shutdown)
             return
@@ -132,7 +139,7 @@ class Node:
             ),
             self.daemon,
             residents=[self.jobs],
-            offices=[self.jobs.office] if self.jobs.share is not JobShare.NONE else [],
+            offices=self._offices(),
         )
         self._register_end(self.cluster, shutdown)
         await self.cluster.join(timeout=settings.connect_timeout)
@@ -146,6 +153,23 @@ class Node:
     def grants(self) -> Mapping[str, Grant]:
         """The work it runs as a node of the cluster."""
         return self.cluster.grants if self.cluster else {}
+
+    def _offices(self) -> list[Office]:
+        """What this node does besides while it leads."""
+        jobs: list[Office] = [self.jobs.office] if self.jobs.share is not JobShare.NONE else []
+        return [*jobs, self.survey] if self._wiring.settings.metrics else jobs
+
+    def _survey_alone(self, shutdown: Shutdown) -> None:
+        if self._wiring.settings.metrics:
+            self.survey.begin_alone()
+            stop = partial(self.survey.stop, timeout=0.5)
+            shutdown.part(Step("end survey", stop, cap=2.0))
+
+    def _detects(self) -> bool:
+        """Whether the mark's detector is at work here, and its loop has not ended."""
+        found = self.daemon.statistics()
+        loop = found.high_water.loop
+        return found.detects and loop is not None and loop.running
 
     # ---- stopping
 
@@ -204,6 +228,10 @@ class Node:
         shutdown.part(Step("drain jobs", drain, cap=cap, phase=DRAINING))
 
     def _register_hooks(self, shutdown: Shutdown) -> None:
+        exporting = otlp.installed()
+        if exporting is not None:
+            flush = partial(asyncio.to_thread, exporting.flush, FLUSH_TELEMETRY)
+            shutdown.part(Step("flush telemetry", flush, cap=FLUSH_TELEMETRY + 0.1))
         for hook in reversed(self._hooks):
             name = getattr(hook, "__name__", repr(hook))
             shutdown.part(Step(f"hook {name}", _called(hook), cap=2.0, phase=1))
@@ -232,11 +260,6 @@ class Node:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-
-
-def default_name(app: str) -> str:
-    """The name of a node that was given none."""
-    return f"{app}@{socket.gethostname()}:{os.getpid()}"
 
 
 def _called(hook: Any) -> Callable[[], Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from strandline import termination
-from strandline.app.node import Node, default_name
+from strandline.app.belonging import begun_for
+from strandline.app.health_checks import Life
+from strandline.app.node import Node
+from strandline.cluster.node import default_name
 from strandline.cluster.resting import resting
 from strandline.cluster.shutdown import Shutdown, Step
 from strandline.cluster.shutdown_report import ShutdownReport
@@ -20,13 +22,14 @@ from strandline.daemon.definitions import DaemonStatistics
 from strandline.errors import NodeEvicted
 from strandline.jobs.part import JobShare
 from strandline.projections.registry import Registry
+from strandline.telemetry.journal import current_node
 
 if TYPE_CHECKING:
+    from strandline.loops import Loops
     from strandline.postgres.pools import Pools
     from strandline.settings import Settings
     from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline")
 
 EVICTED = "evicted"  # the reason in the report of a process that must not join again
 
@@ -37,6 +40,7 @@ class Running:
 
     turning: asyncio.Lock = field(default_factory=asyncio.Lock)  # start and stop take turns
     stopping: Shutdown | None = None
+    life: Life = Life.NONE
     hooks: list[Callable[[], Any]] = field(default_factory=list)
     out: asyncio.Future[NodeEvicted] | None = None  # while ``run`` runs
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -51,6 +55,7 @@ class NodeFace:
         registry: Registry
         settings: Settings
         signals: Signals
+        loops: Loops
         _node: Node | None
         _running: Running
 
@@ -58,6 +63,7 @@ class NodeFace:
         def pools(self) -> Pools: ...
         async def open(self) -> None: ...
         async def _close_rest(self) -> None: ...
+        def _end_being_seen(self) -> None: ...
         def _make_node(
             self, labels: set[str], on_out: Callable[[NodeEvicted], None], jobs: JobShare
         ) -> Node: ...
@@ -86,6 +92,7 @@ class NodeFace:
             What was done; None if this process was no node.
         """
         running = self._running
+        current_node.set(self.node_name)
         async with running.turning:
             if self._node is None or running.stopping is None:
                 return None
@@ -93,6 +100,7 @@ class NodeFace:
                 running.stopping.limit(timeout)
             report = await running.stopping.run("stop")
             self._node = running.stopping = None
+            running.life = Life.STOPPED
             running.over.set()
             return report
 
@@ -117,6 +125,7 @@ class NodeFace:
         stopping.part(Step("close", self._close_rest, cap=3.0))
         running.out = asyncio.get_running_loop().create_future()
         running.over = asyncio.Event()
+        running.stopping, running.life = stopping, Life.STARTING
         report = None
         try:
             report = await until_told(
@@ -128,6 +137,7 @@ class NodeFace:
             return report
         finally:
             self._node = running.stopping = running.out = None
+            self._end_being_seen()  # last, so that probes see the whole stop
             # After a bad end the deadlines stay: a thread left behind could keep the process
             is_clean = report is not None and report.result == "clean"
             termination.uninstall(goes_on=is_clean or not signals.count)
@@ -198,14 +208,17 @@ class NodeFace:
         labels = {self.registry.label(one) for one in projections}
         share = jobs or (JobShare.DUTIES if labels else JobShare.ALL)
         self._node = self._make_node(labels, self._is_out, share)
-        running.stopping = stopping
+        running.stopping, running.life = stopping, Life.STARTING
         try:
-            await self._node.start(stopping)
+            with begun_for(self.node_name, self.loops):
+                await self._node.start(stopping)
         except BaseException:
             if not stopping.is_running:  # else it is being stopped because it was told to
                 await stopping.run("could not start")
-            self._node = running.stopping = None
+                running.stopping, running.life = None, Life.STOPPED
+            self._node = None
             raise
+        running.life = Life.UP
         self.signals.tell("started", node=self.node_id, name=self.node_name)
 
     def _shutdown(self, *, hurry: Callable[[], int] = lambda: 0) -> Shutdown:

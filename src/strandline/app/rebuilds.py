@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from strandline.projections.projection import MOST_SHARDS, Lifecycle, Projection
 from strandline.projections.registry import Reference, Registry
 from strandline.projections.sql_projection import Sql
 from strandline.requests import Requests
+from strandline.telemetry.journal import Journal
 
 if TYPE_CHECKING:
     from strandline.app.runtime import Runtime
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from strandline.postgres.pools import Pools
     from strandline.settings import Settings
 
-log = logging.getLogger("strandline")
+log = Journal("strandline")
 
 LOOK = 0.1  # seconds between looks whether a build has ended; mostly a notice comes first
 SWEPT_WITHIN = 5.0  # seconds a cancelled build may take to be gone altogether
@@ -192,7 +192,7 @@ class RebuildFace:
             async with asyncio.timeout(SWEPT_WITHIN):
                 await self._swept(control, schema)
         except TimeoutError:
-            log.warning("build %s is cancelled; a node will sweep up what it leaves", found.shadow)
+            log.tell("build_cancelled", shadow=found.shadow)
         return True
 
     # ---- what others are built on

@@ -16,11 +16,13 @@ from strandline.events.event import (
     RecordedEvent,
     StreamState,
 )
+from strandline.events.spanned import appended, appending
 from strandline.jobs.bulk import enqueue_many
 from strandline.jobs.flow import Flow
 from strandline.jobs.flow_ref import FlowRef
 from strandline.jobs.intake import Intake, Refs
 from strandline.jobs.job import Call, Job, P, R
+from strandline.jobs.spanned import enqueued, enqueued_many, enqueueing
 from strandline.jobs.waking import Written
 from strandline.postgres.operations import AsyncpgSession, Op, Rows, Session
 from strandline.postgres.operations import Call as Step
@@ -44,7 +46,7 @@ class Transaction:
         requests: Requests,
         intake: Intake[JobRef[Any]],
         *,
-        on_appended: Callable[[int], None],
+        on_appended: Callable[[int, int], None],
         written: Written | None = None,
         tell: Callable[[Written], Op[None]] | None = None,
     ) -> None:
@@ -54,7 +56,7 @@ class Transaction:
             session: Inside a transaction.
             requests: For events and read models.
             intake: For jobs.
-            on_appended: Is told the position of each append.
+            on_appended: Is told the position of each append, and how many events were written.
             written: What is told to workers after the commit, by whoever commits.
             tell: Lets the commit itself tell it: nobody else is there who could.
         """
@@ -77,26 +79,30 @@ class Transaction:
         ids: Sequence[UUID | str] | None = None,
     ) -> Appended:
         """Append to one stream; see ``App.append``. Takes effect when the transaction commits."""
-        item = self._requests.prepare(
-            stream,
-            events,
-            expected=expected,
-            tenant=tenant,
-            stream_type=stream_type,
-            metadata=metadata,
-            ids=ids,
-        )
-        (done,) = await self._session.run(self._requests.append_within([item]))
-        self._on_appended(done.position)
+        with appending(tenant, stream, stream_type) as span:
+            item = self._requests.prepare(
+                stream,
+                events,
+                expected=expected,
+                tenant=tenant,
+                stream_type=stream_type,
+                metadata=metadata,
+                ids=ids,
+            )
+            (done,) = await self._session.run(self._requests.append_within([item]))
+            appended(span, [done])
+        self._on_appended(done.position, done.written)
         return done
 
     async def append_many(
         self, appends: Iterable[tuple[str, Any] | tuple[str, Any, int]], **options: Any
     ) -> list[Appended]:
         """Append to several streams: ``(stream, events)`` or ``(stream, events, expected)`` each."""
-        items = self._requests.prepare_many(appends, **options)
-        done = await self._session.run(self._requests.append_within(items))
-        self._on_appended(max(one.position for one in done))
+        with appending() as span:
+            items = self._requests.prepare_many(appends, **options)
+            done = await self._session.run(self._requests.append_within(items))
+            appended(span, done)
+        self._on_appended(max(one.position for one in done), sum(one.written for one in done))
         return done
 
     @overload
@@ -109,7 +115,9 @@ class Transaction:
     async def enqueue(self, call: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Enqueue a job or flow; see ``App.enqueue``. It runs if the transaction commits, and only then."""
         new = Written()
-        ref = await self._session.run(self._intake.enqueue(call, args, kwargs, new))
+        with enqueueing() as span:
+            ref = await self._session.run(self._intake.enqueue(call, args, kwargs, new))
+            enqueued(span, ref, new)
         await self._tell(new)
         return ref
 
@@ -118,9 +126,11 @@ class Transaction:
     ) -> Refs[JobRef[Any]]:
         """Enqueue many calls, all or none; see ``App.enqueue_many``."""
         intake = self._intake
-        many = await enqueue_many(
-            self._session, calls, kinds=intake.kinds, ids=intake.ids, undo=True
-        )
+        with enqueueing() as span:
+            many = await enqueue_many(
+                self._session, calls, kinds=intake.kinds, ids=intake.ids, undo=True
+            )
+            enqueued_many(span, many.written)
         await self._tell(many.written)
         return intake.refs(many)
 

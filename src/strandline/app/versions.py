@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -24,13 +23,14 @@ from strandline.projections.registry import Reference, Registry
 from strandline.projections.subscription import Subscription
 from strandline.requests import SETTLED_WITHIN, Requests, rest_between_tries
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
 if TYPE_CHECKING:
     from strandline.daemon.progress import Waiting
     from strandline.postgres.pools import Pools
 
-log = logging.getLogger("strandline.versions")
+log = Journal("strandline.versions")
 Answer = TypeVar("Answer")
 
 
@@ -114,7 +114,7 @@ async def settle(pool: Pool, requests: Requests) -> None:
             pool, requests.settle, "a change of lifecycle was not made", timeout=SETTLED_WITHIN
         )
     for text in await pool.run(requests.left_to_nodes()):
-        log.warning(text)
+        log.tell("lifecycle_differs", advice=text)
 
 
 async def retire(
@@ -165,7 +165,7 @@ async def retire(
     await patiently(pool, drop, f"the tables of {label} were not dropped", timeout=timeout)
     requests.forget(label)
     told = f"; {done.heir} raises side effects beyond {done.effects_after}" if done.heir else ""
-    log.info("%s is retired%s", label, told)
+    log.tell("projection_retired", projection=label, note=told)
     return done
 
 
@@ -218,7 +218,7 @@ async def rewind(
         f"{subscription.label} was not rewound",
         timeout=timeout,
     )
-    log.info("%s goes on behind position %d", subscription.label, done.position)
+    log.tell("subscription_rewound", projection=subscription.label, position=done.position)
     return done
 
 

@@ -106,7 +106,8 @@ async def opened(db: Database, *, alone: bool = False) -> AsyncIterator[App]:
     """The App, open on the chosen database; *alone*, its node has to do with no other."""
     app = need_app(db.app)
     mode = "solo" if alone else app.settings.mode
-    app.settings = replace(app.settings, database_url=db.url, mode=mode)
+    # The ops port is the node's that runs beside this command
+    app.settings = replace(app.settings, database_url=db.url, mode=mode, ops_port=-1)
     async with app:
         yield app
 

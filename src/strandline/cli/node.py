@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -14,6 +15,7 @@ import typer
 from strandline import termination
 from strandline.cli.command import Options, command, complain, group
 from strandline.errors import SetupError
+from strandline.telemetry.journal import Journal
 
 if TYPE_CHECKING:
     from strandline.app import App
@@ -25,7 +27,7 @@ T = TypeVar("T")
 
 commands = group("Nodes.")
 
-log = logging.getLogger("strandline.node")
+log = Journal("strandline.node")
 
 ModeOption = Annotated[
     str | None,
@@ -40,6 +42,18 @@ QueuesOption = Annotated[
         metavar="NAME[=JOBS],...",
         help="Queues it works, with jobs at once; else those of the App's jobs. none: no queue.",
     ),
+]
+LogFormatOption = Annotated[
+    str | None,
+    typer.Option(metavar="console|json", help="The log on stderr: lines for people, or JSON."),
+]
+OpsPortOption = Annotated[
+    int | None,
+    typer.Option(metavar="PORT", help="Port of health checks and /metrics; 0: any free, -1: none."),
+]
+OpsHostOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Where it listens; 0.0.0.0 for probes from outside."),
 ]
 
 
@@ -68,6 +82,9 @@ def be_node(
     ] = None,
     mode: ModeOption = None,
     queues: QueuesOption = None,
+    ops_port: OpsPortOption = None,
+    ops_host: OpsHostOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Run the App's projections, subscriptions and jobs until SIGTERM or Ctrl-C.
 
@@ -86,16 +103,19 @@ def be_node(
     app = need_app(chosen_app(options))
     app.settings = _with_options(
         app.settings,
-        name=name,
         labels=label,
-        capacity=capacity,
         never_lead=never_lead,
-        pulse=pulse,
-        mode=mode,
+        node_name=name,
+        node_capacity=capacity,
+        pulse=pulse or None,
+        mode=mode or None,
         queues=queues,
+        ops_port=ops_port,
+        ops_host=ops_host,
+        log_format=log_format,
     )
-    log_to_stderr(app.settings.log_level)
-    raise typer.Exit(run_until_done(_live(app, lambda: _announce(app))).exit_code)
+    log_to_stderr(app.settings.log_level, app.settings.log_format)
+    raise typer.Exit(_run(app, lambda: _announce(app)).exit_code)
 
 
 @command(commands, "up", app="argument", json=("url", "folder", "app"))
@@ -105,6 +125,7 @@ def up(
     name: Annotated[
         str, typer.Option(help="Names the server's folder when there is no MODULE:APP.")
     ] = "app",
+    log_format: LogFormatOption = None,
 ) -> None:
     """Start an embedded PostgreSQL server and, with MODULE:APP, a node; until Ctrl-C.
 
@@ -127,10 +148,19 @@ def up(
                 "there is nothing to start: the database is set already; name your App"
                 " (`strandline up MODULE:APP`) to run its node"
             )
-    log_to_stderr(app.settings.log_level if runs else "WARNING")
+    if log_format is not None:
+        app.settings = replace(app.settings, log_format=log_format)
+    log_to_stderr(app.settings.log_level if runs else "WARNING", app.settings.log_format)
     opened = app
-    life = _live(opened, lambda: _tell(opened, options, runs=runs), runs=runs)
-    raise typer.Exit(run_until_done(life).exit_code)
+    report = _run(opened, lambda: _tell(opened, options, runs=runs), runs=runs)
+    raise typer.Exit(report.exit_code)
+
+
+def _run(app: App, announce: Callable[[], None], *, runs: bool = True) -> ShutdownReport:
+    from strandline.telemetry.otlp import exporting
+
+    with exporting(app.name, app.node_name) if runs else nullcontext():
+        return run_until_done(_live(app, announce, runs=runs))
 
 
 async def _live(app: App, announce: Callable[[], None], *, runs: bool = True) -> ShutdownReport:
@@ -185,7 +215,7 @@ def run_until_done(coroutine: Coroutine[Any, Any, T]) -> T:
         except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
             if task.done():
                 break
-            log.warning("the event loop was stopped by %r: this node stops", error)
+            log.tell("event_loop_stopped", error=error)
             told = termination.present() or termination.install()
             told.ask(f"event loop stopped: {type(error).__name__}")
     return task.result()
@@ -199,53 +229,51 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def log_to_stderr(level: str) -> None:
-    """Write the log of strandline to stderr.
+def log_to_stderr(level: str, log_format: str = "console") -> None:
+    """Write the log of strandline to stderr; the root logger is left alone.
 
     Raises:
         SetupError: There is no such level.
     """
+    from strandline.telemetry.log_format import formatter
+
     known = logging.getLevelNamesMapping()
     if level.upper() not in known:
         raise SetupError(f"setting log_level={level!r}: one of {', '.join(known)}")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    handler.setFormatter(formatter(log_format))
     logger = logging.getLogger("strandline")
     logger.addHandler(handler)
     logger.setLevel(level.upper())
 
 
 def _with_options(
-    settings: Settings,
-    *,
-    name: str | None,
-    labels: list[str] | None,
-    capacity: float | None,
-    never_lead: bool,
-    pulse: str | None,
-    mode: str | None,
-    queues: str | None,
+    settings: Settings, *, labels: list[str] | None, never_lead: bool, **typed: Any
 ) -> Settings:
-    """*settings* with what was typed in their place."""
-    return replace(
-        settings,
-        node_name=settings.node_name if name is None else name,
-        node_labels=",".join(labels) if labels else settings.node_labels,
-        node_capacity=settings.node_capacity if capacity is None else capacity,
-        leader_priority=-1 if never_lead else settings.leader_priority,
-        pulse=pulse or settings.pulse or "process",
-        mode=mode or settings.mode,
-        queues=settings.queues if queues is None else queues,
-    )
+    """*settings* with what was typed in their place; None was not typed."""
+    given = {name: value for name, value in typed.items() if value is not None}
+    given.setdefault("pulse", settings.pulse or "process")
+    if labels:
+        given["node_labels"] = ",".join(labels)
+    if never_lead:
+        given["leader_priority"] = -1
+    return replace(settings, **given)
 
 
 def _announce(app: App) -> None:
     shards, jobs = len(app.registry.shards()), len(list(app.kinds.names))
+    if app.settings.log_format == "json":
+        log.tell("node_up", node=app.node_name, shards=shards, kinds=jobs)
+        return
     more = f" and {jobs} kinds of jobs" if jobs else ""
     complain(
         f"node {app.node_name} is up, its code runs {shards} shards{more};"
-        " SIGTERM or Ctrl-C stops it"
+        f" SIGTERM or Ctrl-C stops it{_at(app)}"
     )
+
+
+def _at(app: App) -> str:
+    return f"\nhealth checks and metrics are at {app.ops.url}" if app.ops.url else ""
 
 
 def _tell(app: App, options: Options, *, runs: bool) -> None:

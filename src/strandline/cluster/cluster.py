@@ -14,7 +14,6 @@ The pulse speaks for the node and tells news; here is decided what follows from 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,9 +32,10 @@ from strandline.cluster.work import Grant, Worker
 from strandline.errors import NodeEvicted, Unavailable
 from strandline.postgres.pools import Pool
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.cluster")
+log = Journal("strandline.cluster")
 
 STOP_WITHIN = 2.0  # seconds in which an evicted node has stopped all its work
 TOO_OFTEN = 4  # evictions within TOO_OFTEN_SECONDS with which the process gives up
@@ -139,7 +139,7 @@ class Cluster:
             await self._stop_taking(timeout=timeout)
         else:
             self.pulse.ready()
-        log.info("node %s joined as %s", self.identity.name, self.identity.id)
+        log.tell("node_joined", node=self.identity.name, node_id=self.identity.id)
 
     async def _tell_residents(self) -> None:
         if not self._residents:
@@ -249,11 +249,11 @@ class Cluster:
             act(facts)
 
     def _leads(self, facts: Facts) -> None:
-        log.info("node %s leads, epoch %d", self.identity.name, facts["epoch"])
+        log.tell("leadership_won", node=self.identity.name, epoch=facts["epoch"])
         self.balancer.start(facts["epoch"])
 
     def _leads_no_more(self, facts: Facts) -> None:
-        log.info("node %s no longer leads: %s", self.identity.name, facts["reason"])
+        log.tell("leadership_ended", node=self.identity.name, reason=facts["reason"])
         self.balancer.end(facts["epoch"])  # now: the next term may be the next news
         self._soon(self.balancer.settle(), "stops leading")
 
@@ -262,7 +262,7 @@ class Cluster:
         leadership = self.leadership
         if leadership is None or self._stepping_down or self.balancer.serves(leadership.epoch):
             return
-        log.warning("node %s takes up its duties as leader again", self.identity.name)
+        log.tell("duties_taken_up_again", node=self.identity.name)
         self.balancer.start(leadership.epoch)  # they had ended by a fault of their own
 
     def _is_asked_to_drain(self, facts: Facts) -> None:
@@ -271,22 +271,22 @@ class Cluster:
             self._soon(self._drain(facts["reason"]), "drains")
 
     async def _resign(self, reason: str) -> None:
-        log.info("node %s was asked to resign: %s", self.identity.name, reason)
+        log.tell("resign_asked", node=self.identity.name, reason=reason)
         await self.step_down(reason)
 
     async def _drain(self, reason: str) -> None:
-        log.info("node %s was asked to drain: %s", self.identity.name, reason)
+        log.tell("drain_asked", node=self.identity.name, reason=reason)
         await self._stop_taking(timeout=2.0)
         await self.step_down(f"draining: {reason}")
         released, abandoned = await self.release_work(timeout=self._wiring.settings.revoke_timeout)
-        log.info("node %s is drained: %d given away", self.identity.name, len(released))
+        log.tell("node_drained", node=self.identity.name, count=len(released))
         self._wiring.signals.tell("drained", released=released, abandoned=abandoned)
 
     # ---- eviction
 
     async def _evicted(self, reason: str) -> None:
         error = NodeEvicted(self.identity.name, reason=reason)
-        log.error("%s", error)
+        log.tell("node_evicted", node=self.identity.name, reason=reason, error=error)
         leaving = [resident.out(timeout=STOP_WITHIN) for resident in self._residents]
         await asyncio.gather(self._stop_evicted(), *leaving)
         await self.reconciler.stop(timeout=0.5)
@@ -314,7 +314,7 @@ class Cluster:
             try:
                 await self.join(timeout=self._wiring.settings.connect_timeout)
             except Exception as error:  # also a schema that is being restored: it may be back
-                log.warning("node %s cannot join again yet: %r", self.identity.name, error)
+                log.tell("join_failed", node=self.identity.name, error=error)
                 await asyncio.sleep(self._wiring.settings.pulse_interval)
             else:
                 self._wiring.signals.tell("rejoined", node=self.identity.id)
@@ -325,9 +325,9 @@ class Cluster:
             try:
                 await step
             except Unavailable as error:
-                log.warning("node %s %s: %s", self.identity.name, what, error)
-            except Exception:  # news must never go unheard for the next time
-                log.exception("node %s %s", self.identity.name, what)
+                log.tell("news_delayed", node=self.identity.name, task=what, error=error)
+            except Exception as error:  # news must never go unheard for the next time
+                log.tell("news_failed", node=self.identity.name, task=what, trace=error)
 
         task = asyncio.create_task(guarded(), name=f"strandline:{what}")
         self._tasks.add(task)

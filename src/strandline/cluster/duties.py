@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from strandline.loops import Loop, LoopStatistics, Rhythm
 from strandline.postgres.operations import Answer, Op
 from strandline.postgres.pools import Pool
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.balancer")
+log = Journal("strandline.balancer")
 
 BREATH = 0.05  # seconds between looks, however often woken: one look takes in many changes
 REST = 2  # times its own duration that a look rests, so that a large cluster leaves room for work
@@ -178,7 +178,7 @@ class Duties:
         except LeaseLost as error:
             self._wiring.counts.refused += 1
             self._wiring.signals.tell("leader_refused", epoch=error.epoch, reason=error.reason)
-            log.warning("%s; the duties of this term end here", error)
+            log.tell("leader_refused", error=error, epoch=error.epoch)
             raise
 
     async def _see(self) -> Sight:
@@ -219,10 +219,11 @@ class Duties:
             names = sorted(node.name for node in held)
             present = len(sight.present)
             wiring.counts.brakes += 1
-            log.error(
-                "brake: most of %d nodes are silent; these are declared dead unless they beat"
-                " within another %s s: %s",
-                *(present, wiring.settings.node_ttl, ", ".join(names[:SHOWN])),
+            log.tell(
+                "evictions_braked",
+                present=present,
+                seconds=wiring.settings.node_ttl,
+                nodes=tuple(names[:SHOWN]),
             )
             wiring.signals.tell("brake", due=names, present=present)
             await self._ask(log_brake(self.term, names[:UNPLACED_SHOWN], present))
@@ -231,7 +232,7 @@ class Duties:
         dead = await self._ask(mark_dead(self.term, dying))
         wiring.counts.deaths += len(dead)
         for one in dead:
-            log.warning("node %s (%s) is dead: no beat for %.1f s", one.name, one.id, one.silent)
+            log.tell("node_dead", node=one.name, node_id=one.id, silent=one.silent)
             wiring.signals.tell("node_dead", node=one.id, name=one.name, silent=one.silent)
         return bool(dead)
 
@@ -268,8 +269,7 @@ class Duties:
     def _tell_unplaced(self, outcome: Outcome) -> None:
         self._unplaced = outcome.unplaced
         for reason, names in outcome.unplaced.items():
-            shown = ", ".join(names[:SHOWN])
-            log.warning("%d without a node: %s (%s)", len(names), reason, shown)
+            log.tell("work_unplaced", count=len(names), reason=reason, works=tuple(names[:SHOWN]))
         self._wiring.signals.tell(
             "unplaced", count=outcome.unplaced_count, reasons=outcome.unplaced
         )
@@ -279,7 +279,7 @@ class Duties:
         self._rounds.made(self._wiring.clock.monotonic(), outcome.moves)
         counts.changes += changes
         counts.moves += outcome.moves
-        log.info("plan of epoch %d: %s", self.term.epoch, outcome.words)
+        log.tell("plan_made", epoch=self.term.epoch, summary=outcome.words)
         self._wiring.signals.tell(
             "planned",
             changes=changes,

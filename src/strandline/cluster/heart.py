@@ -12,7 +12,6 @@ old makes the node resign, and later *stalled*.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 from collections.abc import Callable
@@ -35,8 +34,9 @@ from strandline.errors import (
 )
 from strandline.loops import Loop, Rhythm
 from strandline.postgres.line import Line
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.pulse")
+log = Journal("strandline.pulse")
 
 STAMP_EVERY = 0.1  # seconds between stamps of the app's event loop
 RESIGN_WITHIN = 2.0  # seconds that the app has to stop a leader's duties when asked to resign
@@ -384,11 +384,11 @@ class Heart:
                 return done
             except StrandlineError as error:
                 if report is not None and not isinstance(error, Unavailable):
-                    log.warning("the report of node %s is no JSON: %s", self._identity.name, error)
+                    log.tell("report_refused", node=self._identity.name, error=error)
                     report = None  # to have left matters more than what it said
                     continue
                 tries += 1
-                log.debug("the end of node %s is not written: %s", self._identity.name, error)
+                log.tell("leaving_delayed", node=self._identity.name, error=error)
                 await asyncio.sleep(min(LONGEST_PAUSE, GAP * 2 ** min(tries, 10)))
 
     def _finish(self, reason: str) -> None:

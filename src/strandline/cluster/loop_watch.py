@@ -8,7 +8,6 @@ never lets go of the interpreter stops this thread too; it is reported as soon a
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import traceback
@@ -18,8 +17,9 @@ from strandline.cluster.board import Board
 from strandline.cluster.heart import STAMP_EVERY
 from strandline.cluster.lease import boot_time
 from strandline.cluster.vitals import News
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.pulse")
+log = Journal("strandline.pulse")
 
 BLOCKED_AFTER = 1.0  # seconds without a stamp
 LOOK_EVERY = 0.25
@@ -89,11 +89,6 @@ class LoopWatch:
         frame = sys._current_frames().get(self._loop_thread)
         stack = "".join(traceback.format_stack(frame)) if frame else ""
         whole = frozen > BLOCKED_AFTER
-        log.warning(
-            "the event loop has been blocked for %.1f s%s, here:\n%s",
-            seconds,
-            " and with it every thread: frozen, or in C code that holds the GIL" if whole else "",
-            stack,
-        )
+        log.tell("process_frozen" if whole else "event_loop_blocked", seconds=seconds, stack=stack)
         facts = {"seconds": seconds, "stack": stack, "every_thread": whole}
         self._tell(News("blocked", facts))

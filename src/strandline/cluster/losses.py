@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,9 +10,10 @@ from strandline.cluster.node import Identity
 from strandline.cluster.work import Grant
 from strandline.errors import LeaseLost, StrandlineError
 from strandline.postgres.operations import Op
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.reconciler")
+log = Journal("strandline.reconciler")
 
 
 async def tell_lost(
@@ -28,20 +28,20 @@ async def tell_lost(
     try:
         now = await run(claims.owner_of(grant.work))
         if now is None:
-            log.info("work %s (epoch %d) was withdrawn", grant.work, grant.epoch)
+            log.tell("work_withdrawn", work=grant.work, epoch=grant.epoch)
             return False
         if now.owner is None and now.epoch == grant.epoch:
             return False
     except StrandlineError as error:
-        log.debug("the owner of %s is not known: %s", grant.work, error)
+        log.tell("owner_unknown", work=grant.work, error=error)
     whose = "its owner is not known" if now is None else f"nobody has it (epoch {now.epoch})"
     if now is not None and now.owner is not None:
         whose = f"node {now.node} ({now.owner}) has it under epoch {now.epoch}"
     lost = LeaseLost(grant.work, epoch=grant.epoch, reason=whose)
-    log.error("work %s is lost: held under epoch %d, %s", grant.work, grant.epoch, whose)
+    log.tell("work_lost", work=grant.work, epoch=grant.epoch, reason=whose)
     signals.tell("ownership_lost", shard=grant.work, epoch=grant.epoch, error=lost)
     try:
         await run(claims.log_lost(me, grant, {"held": grant.epoch, "now": whose}))
     except StrandlineError as error:
-        log.warning("the loss of %s is not written down: %s", grant.work, error)
+        log.tell("loss_not_recorded", work=grant.work, error=error)
     return True

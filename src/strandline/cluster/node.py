@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -47,3 +49,8 @@ class Identity:
     version: str = ""
     host: str = ""
     pid: int = 0
+
+
+def default_name(app: str) -> str:
+    """The name of a node that was given none."""
+    return f"{app}@{socket.gethostname()}:{os.getpid()}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import selectors
 import subprocess
@@ -25,8 +24,9 @@ from strandline.cluster.board import Board
 from strandline.cluster.hosts import LAST_WORDS, LOOK_EVERY
 from strandline.cluster.node import Identity
 from strandline.cluster.vitals import Command, News, PulseOptions, packed
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.pulse")
+log = Journal("strandline.pulse")
 
 MODULE = "strandline.cluster.side_process"
 SILENT_FOR = 5.0  # seconds without a word after which a side process is replaced: it hangs
@@ -116,8 +116,8 @@ class ProcessHost:
                 last = self._stderr.decode(errors="replace").strip()
                 self._post(News("side_process_died", {"code": code, "error": last}))
                 self._pause(pause)
-        except Exception:
-            log.exception("the thread that keeps the side process ended")
+        except Exception as error:
+            log.tell("side_process_unkept", trace=error)
         finally:
             self._close()
 
@@ -189,7 +189,7 @@ class ProcessHost:
                     self._say_that_the_loop_is_closed(process.stdin)
                     return
         if not self._stopping:
-            log.warning("the side process has said nothing for %.0f s: it is ended", silent)
+            log.tell("side_process_silent", seconds=silent)
         process.kill()
 
     def _ready(self, selector: selectors.BaseSelector) -> set[int]:
@@ -249,7 +249,7 @@ class ProcessHost:
         elif data:
             self._stderr = (self._stderr + data)[-LONGEST_TAIL:]
             for line in data.decode(errors="replace").splitlines():
-                log.warning("side process: %s", line)
+                log.tell("side_process_said", line=line)
 
     def _say_that_the_loop_is_closed(self, pipe: Any) -> None:
         with suppress(OSError):

@@ -11,7 +11,7 @@ it is a function of the moment in which it is asked for.
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextvars
 import math
 import os
 from collections.abc import Callable
@@ -25,10 +25,11 @@ from strandline.cluster.loop_watch import LoopWatch
 from strandline.cluster.node import Identity
 from strandline.cluster.vitals import Chest, Command, Kind, News, PulseOptions, PulseStatistics
 from strandline.errors import SchemaOutOfDate, Unavailable
+from strandline.telemetry.journal import Journal
 
 __all__ = ["Leadership", "News", "Pulse", "PulseOptions", "PulseStatistics"]
 
-log = logging.getLogger("strandline.pulse")
+log = Journal("strandline.pulse")
 
 
 class Pulse:
@@ -58,6 +59,8 @@ class Pulse:
         self._host: Host | None = None
         self._watch: LoopWatch | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        # What news begin belongs to the app that began this, whichever thread brings them.
+        self._context = contextvars.Context()
         self._joined = asyncio.Event()
         self._last_error = ""
         self._refusal = ""
@@ -120,8 +123,8 @@ class Pulse:
         try:
             if self._host is not None:
                 await self._host.stop(timeout=timeout)
-        except Exception:  # what ends a node must not end for a reason of ours
-            log.exception("the pulse of node %s did not stop well", self._identity.name)
+        except Exception as error:  # what ends a node must not end for a reason of ours
+            log.tell("pulse_stop_failed", node=self._identity.name, trace=error)
         if self._watch is not None:
             self._watch.stop()
 
@@ -169,6 +172,7 @@ class Pulse:
 
     def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         self._began = boot_time()
         if self._kind == "process":
             from strandline.cluster.process_host import ProcessHost
@@ -203,9 +207,9 @@ class Pulse:
         """Hand *news* from whichever thread to the app's event loop."""
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._hear, news)
+            self._loop.call_soon_threadsafe(self._hear, news, context=self._context)
         except RuntimeError:
-            log.debug("news after the end of the app's event loop: %s", news)
+            log.tell("news_too_late", news=news)
 
     def _hear(self, news: News) -> None:
         if not self._stopped and self._is_news(news.kind, news.facts):
@@ -269,5 +273,5 @@ class Pulse:
     def _tell(self, news: News) -> None:
         try:
             self._on_news(news)
-        except Exception:  # a listener's fault must not make the node deaf
-            log.exception("news %s was not taken in", news.kind)
+        except Exception as error:  # a listener's fault must not make the node deaf
+            log.tell("news_refused", news=news.kind, trace=error)

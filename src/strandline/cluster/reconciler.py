@@ -25,7 +25,6 @@ What can go wrong, and what then:
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field
@@ -43,9 +42,10 @@ from strandline.loops import Loop, LoopStatistics, Rhythm
 from strandline.postgres.operations import Answer, Op
 from strandline.postgres.pools import Pool
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.reconciler")
+log = Journal("strandline.reconciler")
 
 BREATH = 0.01  # seconds between looks, however often woken
 ANSWER_WITHIN = 5.0  # seconds for one statement: a connection that forwards nothing is given up
@@ -241,7 +241,7 @@ class Reconciler:
             return
         if row.wanted and not self._closing:
             self._counts.adopted += 1
-            log.info("work %s is this node's under epoch %d: adopted", row.work, row.epoch)
+            log.tell("work_adopted", work=row.work, epoch=row.epoch)
             self._signals.tell("work_adopted", work=row.work, epoch=row.epoch)
             self._begin(Grant(row.work, self._me.id, row.epoch))
         else:
@@ -257,7 +257,8 @@ class Reconciler:
             self._begin(grant)
         if grants:
             self._counts.claimed += len(grants)
-            log.info("claimed %s", listed(f"{one.work} (epoch {one.epoch})" for one in grants))
+            shown = listed(f"{one.work} (epoch {one.epoch})" for one in grants)
+            log.tell("work_claimed", works=shown, count=len(grants))
             self._signals.tell(
                 "work_claimed", count=len(grants), works=[one.work for one in grants]
             )
@@ -283,7 +284,7 @@ class Reconciler:
         for work in self._worker.stuck():
             run = self._runs.get(work)
             if run is not None and run.state == "running":
-                log.warning("work %s gets nowhere: it is stopped and started again", work)
+                log.tell("work_stuck", work=work)
                 reason = Unavailable(f"work {work!r} has made no progress for too long")
                 run.restart(reason, timeout=STUCK_STOP)
         for run in self._runs.values():
@@ -298,7 +299,7 @@ class Reconciler:
         if isinstance(error, OwnershipLost):
             self.wake()  # perhaps it is another's by now; perhaps only its epoch was raised
         else:
-            log.warning("work %s ended by itself: %r", run.work, error)
+            log.tell("work_failed", work=run.work, error=error, failures=run.failures)
             self._signals.tell("work_failed", work=run.work, error=error, failures=run.failures)
             seconds, run.due = run.due - time.monotonic(), float("inf")
             self._spawn(self._failed(run, error, seconds), f"failure of {run.work}")
@@ -319,17 +320,12 @@ class Reconciler:
                     return
                 rest = LONGEST_REST  # nobody else can run it
         except Exception as failure:  # whatever it is, it must not keep the work from going on
-            log.warning("the failure of %s is not written down: %r", run.work, failure)
+            log.tell("failure_not_recorded", work=run.work, error=failure)
         run.due = time.monotonic() + rest
         asyncio.get_running_loop().call_later(rest, self.wake)
 
     def _avoided(self, run: Run) -> None:
-        log.error(
-            "work %s failed here %d times in a row: left to other nodes for %.0f s",
-            run.work,
-            run.failures,
-            AVOID,
-        )
+        log.tell("work_avoided", work=run.work, failures=run.failures, seconds=AVOID)
         self._counts.avoided += 1
         self._releases.forget(run.work)
         self._signals.tell("work_avoided", work=run.work, failures=run.failures)
@@ -367,7 +363,7 @@ class Reconciler:
         clean = well(stopping)
         if not clean and (release or self._evicted):
             self._counts.abandoned += 1
-            log.warning("work %s had not ended in time: abandoned", run.work)
+            log.tell("work_abandoned", work=run.work)
         if self._runs.get(run.work) is run:
             del self._runs[run.work]
         self.wake()

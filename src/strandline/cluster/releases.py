@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
@@ -12,9 +11,10 @@ from typing import Any
 from strandline.cluster import claims
 from strandline.cluster.node import Identity
 from strandline.postgres.operations import Op
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.reconciler")
+log = Journal("strandline.reconciler")
 
 Run = Callable[[Op[Any]], Awaitable[Any]]
 
@@ -94,7 +94,7 @@ class Releases:
                 otherwise = Outcome.TAKEN
                 self._tell(given)
             except Exception as error:  # the next look shows what became of it
-                log.warning("%s not released yet: %r", listed(due), error)
+                log.tell("release_delayed", works=listed(due), error=error)
             finally:
                 self._under_way = {}
                 now = time.monotonic()
@@ -106,7 +106,7 @@ class Releases:
     def _tell(self, works: list[str]) -> None:
         if works:
             self.released += len(works)
-            log.info("released %s", listed(works))
+            log.tell("work_released", works=listed(works), count=len(works))
             self._signals.tell("work_released", count=len(works), works=works)
 
 

@@ -7,7 +7,6 @@ second waits for its turn. What an operator has paused is at rest anyway, and st
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,8 +18,9 @@ from strandline.errors import AnswerTimedOut, Unavailable
 from strandline.loops import Loop, Rhythm
 from strandline.postgres.pools import Pool
 from strandline.settings import Settings
+from strandline.telemetry.journal import Journal
 
-log = logging.getLogger("strandline.cluster")
+log = Journal("strandline.cluster")
 
 LASTS = 20.0  # seconds a rest lasts without being renewed
 LOOK = 0.05  # seconds between looks whether all of it was given up
@@ -50,7 +50,7 @@ async def resting(pool: Pool, names: Sequence[str], settings: Settings) -> Async
         try:
             await pool.run(end_rest(token, channel=notices))
         except Unavailable as error:
-            log.warning("work goes on only in %.0f s, when its rest is over: %s", LASTS, error)
+            log.tell("rest_not_ended", seconds=LASTS, error=error)
 
 
 async def _given_up(

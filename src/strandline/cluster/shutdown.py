@@ -32,9 +32,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from strandline.cluster.shutdown_report import ShutdownReport, Status, StepOutcome
+from strandline.telemetry.journal import Journal
 from strandline.telemetry.signals import Signals
 
-log = logging.getLogger("strandline.shutdown")
+log = Journal("strandline.shutdown")
 
 LOOK = 0.05  # seconds between looks for a second signal
 CANCEL = 0.1  # seconds a cancelled step has to end before it is abandoned
@@ -178,6 +179,13 @@ class Shutdown:
         self._starts.add(start)
         self.part(Step("break off the start", end, BREAK_OFF))
 
+    @property
+    def overdue(self) -> float:
+        """Seconds by which it has outlived its time in all; 0 before that, and once it is over."""
+        if not self._began or self._ended:
+            return 0.0
+        return max(0.0, time.monotonic() - self._deadline)
+
     def report(self) -> ShutdownReport:
         """What has been done so far; may be asked from any thread."""
         now = time.monotonic()
@@ -201,14 +209,21 @@ class Shutdown:
         return replace(self.report(), forced=True).json()
 
     async def _run(self) -> ShutdownReport:
-        log.info("stopping (%s), in at most %.1f s", self._reason, self._total)
+        log.tell("stopping", reason=self._reason, seconds=self._total)
         while self._parts:
             await self._group(self._next())
         self._ended = time.monotonic()
         report = self.report()
         level = logging.INFO if report.result == "clean" else logging.WARNING
-        _quietly(log.log, level, "stopped: %s", report.summary())
-        _quietly(log.info, "shutdown report: %s", report.json())
+        _quietly(
+            log.tell,
+            "stopped",
+            level=level,
+            summary=report.summary(),
+            result=report.result,
+            seconds=report.seconds,
+        )
+        _quietly(log.tell, "shutdown_report", report=report.json())
         _quietly(
             self._signals.tell,
             "shutdown",
@@ -290,9 +305,17 @@ class Shutdown:
         outcome = StepOutcome(step.name, status, seconds, error)
         self._outcomes.append(outcome)
         if status == "ok":
-            _quietly(log.info, "step %s: ok after %.2f s", step.name, seconds)
+            _quietly(log.tell, "step_done", step=step.name, seconds=seconds)
         else:
-            _quietly(log.warning, "step %s: %s, %s", step.name, status, error, exc_info=cause)
+            _quietly(
+                log.tell,
+                "step_failed",
+                step=step.name,
+                status=status,
+                reason=error,
+                seconds=seconds,
+                trace=cause,
+            )
         _quietly(
             self._signals.tell,
             "shutdown_step",
@@ -321,7 +344,7 @@ class Shutdown:
             self._is_fast = True
             self._deadline = min(self._deadline, time.monotonic() + self._fast)
             self._reserve = min(self._reserve, self._fast * 2 / 3)
-            _quietly(log.warning, "second signal: %.1f s are left", self._fast)
+            _quietly(log.tell, "second_signal", seconds=self._fast)
         scale = min(1.0, self._reserve / self._needed) if self._needed else 0.0
         end = self._deadline - scale * sum(later.cap for later in self._parts if later.needed)
         if step.needed:

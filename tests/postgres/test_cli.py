@@ -243,7 +243,7 @@ def test_a_shard_that_never_ran_is_not_at_lag_zero(database_url: str, filled: st
     found = {row["name"]: row for row in rows(filled, "projections", "list", "cli_shop:app")}
     text, _ = run(filled, "projections", "list", "cli_shop:app")
 
-    assert found["accounts"]["state"] == "never ran"
+    assert found["accounts"]["state"] == "never_started"
     assert (found["accounts"]["position"], found["accounts"]["lag_events"]) == (None, 15)
     assert found["accounts"]["lag_seconds"] > 0
     assert (found["inline_accounts"]["state"], found["inline_accounts"]["lag_events"]) == (
@@ -251,7 +251,7 @@ def test_a_shard_that_never_ran_is_not_at_lag_zero(database_url: str, filled: st
         None,
     )
     assert tuple(found["accounts"]) == projections.LIST_FIELDS
-    assert "never ran" in text
+    assert "never started" in text
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
@@ -260,7 +260,7 @@ def test_a_node_runs_the_projections_until_sigterm(filled: str) -> None:
     try:
         until(lambda: _states(filled)["accounts"] == ("running", 15))
         (shards,) = [one for one in rows(filled, "doctor", "cli_shop") if one["check"] == "shards"]
-        assert (shards["outcome"], shards["finding"]) == ("ok", "2 running and up to date")
+        assert (shards["outcome"], shards["finding"]) == ("ok", "2 shards running and up to date")
         code, out, err = ended(node, signal.SIGTERM)
     finally:
         node.kill()
@@ -279,7 +279,7 @@ def test_a_killed_node_does_not_look_alive(filled: str) -> None:
     node.kill()
     node.wait()
 
-    until(lambda: _states(filled)["accounts"] == ("no node", 15))
+    until(lambda: _states(filled)["accounts"] == ("silent", 15))
 
 
 def _states(url: str) -> dict[str, tuple[str, int | None]]:
@@ -292,13 +292,13 @@ def test_a_rebuild_asks_first_and_then_runs_here(filled: str) -> None:
 
     _, err = run(filled, *words, code=1, answer="n\n")
     assert "aborted: nothing was changed" in err
-    assert _states(filled)["accounts"] == ("never ran", None)
+    assert _states(filled)["accounts"] == ("never_started", None)
     done = rows(filled, *words, "--yes")
     again = rows(filled, *words, "--yes")
 
     assert (done[0]["position"], again[0]["position"]) == (15, 15)
     assert _states(filled)["accounts"][1] == 15
-    assert _states(filled)["notifier"] == ("never ran", None)
+    assert _states(filled)["notifier"] == ("never_started", None)
     text, _ = run(filled, "projections", "show", "accounts", "account-0", "--app", "cli_shop")
     assert '"balance": 6' in text
 

@@ -238,7 +238,7 @@ def test_the_doctor_sees_jobs_that_nobody_runs_and_those_that_are_dead(url: str)
 
     assert {one["outcome"] for one in found} == {"warn"}
     told = " ".join(one["finding"] for one in found)
-    assert "1 jobs wait in queue 'mail', the next for 1 h" in told
+    assert "1 job waits in queue 'mail', the next for 1 h" in told
     assert "2 dead in queue 'mail'" in told
     assert "late is 1 h" in told
     run(url, "queues", "pause", "mail", "--reason", "a test")

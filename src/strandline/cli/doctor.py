@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from strandline.cli.command import Options, command, group
 
+if TYPE_CHECKING:
+    from strandline.survey.finding import Finding
+
 commands = group("Doctor.")
 
+FIELDS = ("check", "outcome", "finding", "why", "cure", "runbook")
+MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
-@command(commands, "doctor", app="argument", json=("check", "outcome", "finding", "cure"))
+
+@command(commands, "doctor", app="argument", json=FIELDS)
 async def doctor(
     options: Options,
     *,
@@ -19,39 +25,45 @@ async def doctor(
         int, typer.Option(min=0, help="Positions at the end of the log searched for odd types.")
     ] = 50_000,
 ) -> None:
-    """Check server, tables, numbering, high-water mark, jobs; with MODULE:APP its shards and types.
+    """Check server, tables, settings, mark, nodes, shards, letters, jobs; with MODULE:APP its types.
 
-    Each finding is ok, warn or fail, with the command or setting that cures it. Exit code 1 if one
-    fails.
+    Each finding is ok, warn or fail, with the reason, and the command or setting that cures it. Exit
+    code 1 if one fails.
     """
     from strandline.cli import output
     from strandline.cli.checks import examined
-    from strandline.cli.finding import FAIL, OK, WARN
+    from strandline.cli.surveying import fields_of
+    from strandline.survey.finding import FAIL, OK, WARN
 
     found = await examined(options, sample=sample)
     if options.json:
-        fields = ("check", "outcome", "finding", "cure")
-        output.write_json([output.fields_of(one, fields) for one in found])
+        output.write_json([fields_of(one) for one in found])
     else:
-        marks = {OK: ("ok  ", "green"), WARN: ("warn", "yellow"), FAIL: ("FAIL", "red")}
         for one in found:
-            _write(*marks[one.outcome], f"{one.check}: {one.finding}", one.cure)
+            _write(one)
         counts = {kind: sum(one.outcome == kind for one in found) for kind in (OK, WARN, FAIL)}
         output.say(f"{counts[OK]} ok, {counts[WARN]} to look at, {counts[FAIL]} failed")
     if any(one.outcome == FAIL for one in found):
         raise typer.Exit(1)
 
 
-def _write(mark: str, style: str, text: str, cure: str) -> None:
+def _write(one: Finding) -> None:
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
     from strandline.cli import output
 
+    mark, style = MARKS[one.outcome]
     grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_row(Text(mark, style=style), Text(output.plain(text), overflow="fold"))
+    text = Text(output.plain(f"{one.name}: {one.what}"), overflow="fold")
+    grid.add_row(Text(mark, style=style), text)
     output.emit(grid)
-    if cure:
-        hint = Text(f"cure: {output.plain(cure)}", style="bold", overflow="fold")
-        output.emit(Padding(hint, (0, 0, 0, 5)))
+    if one.outcome == "ok":
+        return
+    lines = [(one.why, ""), (f"cure: {one.cure}" if one.cure else "", "bold")]
+    lines.append((f"more: docs/operate/runbooks/{one.runbook}.md" if one.runbook else "", "dim"))
+    for line, style in lines:
+        if line:
+            told = Text(output.plain(line), style=style, overflow="fold")
+            output.emit(Padding(told, (0, 0, 0, 5)))

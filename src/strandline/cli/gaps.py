@@ -22,6 +22,9 @@ async def list_settled(
     options: Options,
     *,
     after: Annotated[int, typer.Option(min=0, help="Gaps that begin after this position.")] = 0,
+    forced: Annotated[
+        bool, typer.Option("--forced", help="Only those that were skipped without proof.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Gaps at the most.")] = 50,
 ) -> None:
     """List settled gaps: rolled_back is proved, forced was skipped by `force_after`."""
@@ -30,7 +33,7 @@ async def list_settled(
     from strandline.events.gaps import list_gaps
 
     async with database(options) as db:
-        found = await db.pool.run(list_gaps(limit, after))
+        found = await db.pool.run(list_gaps(limit, after, forced=forced))
     if options.json:
         output.write_json([output.fields_of(gap, SETTLED_FIELDS) for gap in found])
         return
@@ -50,7 +53,8 @@ async def list_settled(
         ],
     )
     if not found:
-        output.say("no gap has been settled" + (f" after position {after:,}" if after else ""))
+        done = "forced" if forced else "settled"
+        output.say(f"no gap has been {done}" + (f" after position {after:,}" if after else ""))
     elif len(found) == limit:
         output.say(f"more with --after {found[-1].first}", style="dim")
     if any(gap.facts.get("late") for gap in found):

@@ -15,6 +15,7 @@ from strandline.cli import (
     doctor,
     events,
     gaps,
+    health,
     jobs,
     letters,
     migrate,
@@ -24,6 +25,8 @@ from strandline.cli import (
     queues,
     rebuilding,
     streams,
+    telemetry,
+    top,
     versions,
     work,
 )
@@ -69,7 +72,7 @@ def root(
     context.obj = {"database_url": database_url, "schema": schema, "debug": debug}
 
 
-for part in (demo, node, doctor, config):
+for part in (demo, node, doctor, top, health, config):
     app.registered_commands.extend(part.commands.registered_commands)
 for part in (rebuilding, versions):
     projections.commands.registered_commands.extend(part.commands.registered_commands)
@@ -85,6 +88,7 @@ for name, one in {
     "gaps": gaps,
     "nodes": nodes,
     "work": work,
+    "telemetry": telemetry,
 }.items():
     app.add_typer(one.commands, name=name)
 

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from strandline.clock import in_words
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -95,7 +97,7 @@ def table(
     """
     from rich.table import Table
 
-    cells = [[_cell(cell) for cell in row] for row in rows]
+    cells = [[cell(value) for value in row] for row in rows]
     names = [header.removeprefix(RIGHT) for header in headers]
     giving = names.index(gives) if gives else len(names) - 1
     widths = [
@@ -155,7 +157,8 @@ def styled(text: str, style: str) -> Text:
     return Text(plain(text), style=style)
 
 
-def _cell(value: object) -> Text:
+def cell(value: object) -> Text:
+    """A cell of a table: styled text as it is, all else as plain text."""
     from rich.text import Text
 
     if isinstance(value, Text):
@@ -174,15 +177,8 @@ def moment(at: datetime | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A length of time in two units at the most: ``0.3 s``, ``4 min 10 s``, ``2 d 3 h``."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{max(seconds, 0):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    for name, size, small, unit in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {name} {seconds % size // unit:.0f} {small}"
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    """A length of time in two units at the most; nothing for None."""
+    return "" if seconds is None else in_words(seconds)
 
 
 def short(seconds: float | None) -> str:

@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strandline.cli.command import Options, command, group
-from strandline.cli.shards import LIST_FIELDS, NEVER_RAN, NO_NODE
+from strandline.cli.shards import LIST_FIELDS
 
 if TYPE_CHECKING:
     from strandline.cli.shards import Standing
 
 commands = group("Projections and subscriptions of an App.")
 
-_STYLES = {
-    "running": "green",
-    "paused": "red",
-    "stopped": "yellow",
-    NO_NODE: "yellow",
-    NEVER_RAN: "yellow",
-}
+QUIET = ("running", "claiming", "never_started")  # their reasons say nothing that is wrong
+
+_STYLES = {"running": "green", "claiming": "dim", "inline": "dim", "live": "dim"} | dict.fromkeys(
+    ("paused", "silent", "orphaned", "unplaced"), "red"
+)
 
 
 class By(StrEnum):
@@ -41,7 +39,7 @@ async def list_projections(
 ) -> None:
     """List projections and subscriptions with position, lag in events and in time, and rate.
 
-    Lag in time is the age of the oldest event not yet applied. What never ran is shown as such.
+    Lag in time is the age of the oldest event not yet applied. What nobody has started is shown as such.
     Of several shards in one line the worst state is shown, and how far the last of them is.
     """
     from strandline.cli import output
@@ -49,14 +47,10 @@ async def list_projections(
     from strandline.cli.shards import recuts, standings, together, trouble
 
     async with database(options) as db:
-        extent, shards = await standings(db)
+        survey, shards = await standings(db)
     found = shards if by is By.SHARD else together(shards)
     if options.json:
-        rows = [
-            output.fields_of(one, LIST_FIELDS[:-2], failure=output.raw(one.failure))
-            | {"changed_at": one.changed_at}
-            for one in found
-        ]
+        rows = [output.fields_of(one, LIST_FIELDS) for one in found]
         output.write_json(rows)
         return
     output.table(
@@ -64,13 +58,14 @@ async def list_projections(
         [_row(one) for one in found],
     )
     for one in found:
-        if one.reason and one.state in ("paused", "stopped", NO_NODE):
-            for line in trouble(one, extent.now):
+        if one.reason and one.state not in QUIET:
+            for line in trouble(one, survey.taken_at):
                 output.say(output.plain(line), style="red")
     for text in recuts(shards):
         output.say(output.plain(text), style="yellow")
-    waits = f" (the mark waits at {extent.mark:,})" if extent.mark < extent.highest else ""
-    output.say(f"the log ends at position {extent.highest:,}{waits}", style="dim")
+    mark = survey.mark
+    waits = f" (the mark waits at {mark.position:,})" if mark.difference else ""
+    output.say(f"the log ends at position {mark.highest:,}{waits}", style="dim")
 
 
 @command(commands, "show", json=("projection", "id", "tenant", "document"))
@@ -110,7 +105,7 @@ async def show(
 def _row(one: Standing) -> tuple[Any, ...]:
     from strandline.cli import output
 
-    state = output.styled(one.state, _STYLES.get(one.state, "dim"))
+    state = output.styled(one.state.replace("_", " "), _STYLES.get(one.state, "yellow"))
     if one.lag_events is None:
         return (one.title, state, "", "", "", "", None)
     behind = output.short(one.lag_seconds) if one.lag_events and one.lag_seconds else ""

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from strandline.cli.connect import Database
-    from strandline.daemon.progress import ShardProgress
-    from strandline.events.inspect import Extent
+    from strandline.survey.facts import ShardFacts, Survey
 
 LIST_FIELDS = (
     *("name", "version", "kind", "lifecycle", "shard", "shards", "wanted", "seal", "state"),
@@ -19,9 +18,10 @@ LIST_FIELDS = (
     *("category", "phase", "attempts", "pauses", "next_at", "failure", "changed_at"),
 )
 
-NEVER_RAN = "never ran"
-NO_NODE = "no node"
-WORST_FIRST = ("paused", NEVER_RAN, NO_NODE, "stopped", "running")
+WORST_FIRST = (
+    *("paused", "silent", "orphaned", "unplaced", "unassigned", "never_started", "stopped"),
+    *("claiming", "held", "running"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,8 @@ class Standing:
         shards: Into how many it is cut.
         wanted: Into how many it is to be cut.
         seal: Where the shard stops until all have come there, since it is about to be cut otherwise.
-        state: ``running``, ``paused``, ``stopped``; ``never ran`` without a checkpoint; ``no node``
-            when the last word was ``running`` but no app is connected to the database; the
-            lifecycle (``inline``, ``live``) of what no node runs.
+        state: As a survey tells it (``running``, ``paused``, ``never_started`` ...); the lifecycle
+            (``inline``, ``live``) of what no node runs.
     """
 
     name: str
@@ -59,7 +58,7 @@ class Standing:
     attempts: int | None
     pauses: int | None
     next_at: datetime | None
-    failure: str | None
+    failure: dict[str, Any] | None
     changed_at: datetime | None
 
     @property
@@ -70,37 +69,35 @@ class Standing:
         return self.name if self.version is None else f"{self.name}:v{self.version}"
 
 
-async def standings(db: Database) -> tuple[Extent, list[Standing]]:
-    """How far the log reaches, and the standing of every shard of the App, by name.
+async def standings(db: Database) -> tuple[Survey, list[Standing]]:
+    """A survey, and the standing of every shard of the App, by name.
 
     What no node runs has one standing, without a shard.
     """
     from strandline.cli.connect import need_app
-    from strandline.daemon.progress import progress
-    from strandline.events.inspect import log_extent
-    from strandline.postgres.diagnosis import server_facts
+    from strandline.survey.survey import take
 
     registry = need_app(db.app).registry
     await db.pool.run(db.requests.learn_retired())
-    known: dict[str, list[ShardProgress]] = {}
-    for one in await db.pool.run(progress(registry.labels())):
-        known.setdefault(one.label, []).append(one)
-    extent = await db.pool.run(log_extent())
-    connected = (await db.pool.run(server_facts())).apps > 0
+    survey = await take(db.pool, labels=registry.labels(), second_look=0.0)
     found: list[Standing] = []
     for projection in registry.kept():
         facts = {
+            "name": projection.name,
             "version": projection.version,
             "kind": projection.kind,
             "lifecycle": str(projection.lifecycle),
         }
-        told = known.get(projection.label, [])
-        found += _standings(projection.name, facts, told, extent, connected=connected)
+        found += _standings(facts, projection.label, survey)
     for subscription in registry.subscriptions.values():
-        facts = {"version": None, "kind": "subscription", "lifecycle": "async"}
-        told = known.get(subscription.label, [])
-        found += _standings(subscription.name, facts, told, extent, connected=connected)
-    return extent, sorted(found, key=_version)
+        facts = {
+            "name": subscription.name,
+            "version": None,
+            "kind": "subscription",
+            "lifecycle": "async",
+        }
+        found += _standings(facts, subscription.label, survey)
+    return survey, sorted(found, key=_version)
 
 
 def together(found: Iterable[Standing]) -> list[Standing]:
@@ -128,57 +125,37 @@ def _version(one: Standing) -> tuple[str, int]:
     return one.name, one.version or 0
 
 
-def state_of(told: ShardProgress, *, connected: bool) -> str:
-    """One word for how a shard is doing."""
-    if told.position is None:
-        return NEVER_RAN
-    if told.state is None or (told.state == "running" and not connected):
-        return NO_NODE
-    return told.state
+def _standings(common: dict[str, Any], label: str, survey: Survey) -> list[Standing]:
+    own = [one for one in survey.shards if one.projection == label and one.kind != "build"]
+    if not own:
+        nothing: dict[str, Any] = dict.fromkeys(LIST_FIELDS)
+        return [Standing(**nothing | {"state": common["lifecycle"]} | common)]
+    return [_standing(common, one) for one in own]
 
 
-def _standings(
-    name: str,
-    facts: dict[str, Any],
-    told: list[ShardProgress],
-    extent: Extent,
-    *,
-    connected: bool,
-) -> list[Standing]:
-    common = facts | {"name": name, "shards": len(told) or None}
-    if not told:
-        return [_standing(common, None, extent, connected=connected)]
-    return [_standing(common, one, extent, connected=connected) for one in told]
-
-
-def _standing(
-    common: dict[str, Any], told: ShardProgress | None, extent: Extent, *, connected: bool
-) -> Standing:
-    facts: dict[str, Any] = dict.fromkeys(LIST_FIELDS)
-    if told is None:
-        facts["state"] = common["lifecycle"]
-    else:
-        facts |= {
-            "shard": told.name,
-            "wanted": told.wanted,
-            "seal": told.seal,
-            "state": state_of(told, connected=connected),
-            "position": told.position,
-            "lag_events": max(0, extent.highest - (told.position or 0)),
-            "lag_seconds": _waited(told.waiting_since, extent.now),
-            "rate": told.rate if connected else 0.0,
-            "node": told.node,
-            "owner": str(told.owner) if told.owner else None,
-            "epoch": told.epoch,
-            "reason": told.reason or None,
-            "category": told.category,
-            "phase": told.phase,
-            "attempts": told.attempts,
-            "pauses": told.pauses,
-            "next_at": told.next_at,
-            "failure": told.failure,
-            "changed_at": told.changed_at,
-        }
+def _standing(common: dict[str, Any], shard: ShardFacts) -> Standing:
+    facts: dict[str, Any] = {
+        "shard": shard.name,
+        "shards": shard.parts,
+        "wanted": shard.wanted,
+        "seal": shard.seal,
+        "state": shard.state,
+        "position": shard.position,
+        "lag_events": shard.lag_events,
+        "lag_seconds": shard.lag_seconds,
+        "rate": shard.rate,
+        "node": shard.node or None,
+        "owner": str(shard.owner) if shard.owner else None,
+        "epoch": shard.epoch,
+        "reason": shard.reason or None,
+        "category": shard.category or None,
+        "phase": shard.phase or None,
+        "attempts": shard.attempts,
+        "pauses": shard.pauses,
+        "next_at": shard.next_at,
+        "failure": shard.failure,
+        "changed_at": shard.told_at,
+    }
     return Standing(**facts | common)
 
 
@@ -203,10 +180,8 @@ def _summed(shards: list[Standing]) -> Standing:
 
 def trouble(one: Standing, now: datetime) -> list[str]:
     """What a shard fails with, at which event, and when it tries again: a line each."""
-    import msgspec
-
     lines = [f"{one.title} {one.state}: {one.reason}"]
-    facts = msgspec.json.decode(one.failure) if one.failure else {}
+    facts = one.failure or {}
     what = " ".join(text for text in (one.category, f"in {one.phase}") if text) if one.phase else ""
     if facts.get("position"):
         place = f"event at position {facts['position']:,}"
@@ -226,7 +201,3 @@ def trouble(one: Standing, now: datetime) -> list[str]:
             f" {one.next_at:%H:%M:%S} UTC"
         )
     return lines
-
-
-def _waited(since: datetime | None, now: datetime) -> float:
-    return max(0.0, (now - since).total_seconds()) if since is not None else 0.0

@@ -216,10 +216,10 @@ async def load(app: sl.App, entries: Iterable[Entry]) -> None:
     await app.import_events(
         sl.ImportedEvent(workload.stream_id(one[0]), event(one)) for one in entries
     )
-    await app.pools.work.run(_analyze())
+    await app.pools.work.run(analyze())
 
 
-def _analyze() -> Any:
+def analyze() -> Any:
     from strandline.postgres.operations import Call
     from strandline.postgres.statements import verbatim
 

@@ -12,7 +12,7 @@ RERUNS := $(if $(CI),--reruns 1 -rR)
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-older test-older-short test-unit check format format-check lint types layers chaos chaos-short chaos-tests bench bench-jobs bench-scale bench-short schema docs lock clean
+.PHONY: help setup demo test test-older test-older-short test-unit alerts check format format-check lint types layers chaos chaos-short chaos-tests bench bench-jobs bench-scale bench-telemetry bench-short schema docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,10 @@ test-older-short: $(STAMP) ## the most telling of these, for CI
 
 test-unit: $(STAMP) ## tests without a database
 	$(BIN)/pytest -q tests/unit tests/architecture
+
+alerts: ## check and test the alerts with promtool (Debian package prometheus)
+	promtool check rules src/strandline/telemetry/alerts.yml
+	promtool test rules tests/alerts/*.yml
 
 check: format-check lint types layers test ## the gate
 
@@ -98,15 +102,19 @@ bench-jobs: $(BENCH_STAMP) ## five job queues side by side, half an hour; peers 
 bench-scale: $(BENCH_STAMP) ## drains beside twelve million other jobs, and under a held snapshot; writes bench/results/jobs_scale.json
 	$(BIN)/python -m bench.jobs.scale
 
+bench-telemetry: $(BENCH_STAMP) ## what metrics and traces cost a catch-up; writes bench/results/telemetry.json
+	$(BIN)/python -m bench.telemetry --out bench/results/telemetry.json
+
 bench-short: $(BENCH_STAMP) ## the same in a minute, for CI
 	$(BIN)/python -m bench.run --short --out $(VENV)/bench-short.json
 	$(BIN)/python -m bench.rebuild --events 100000 --kills 2 --out $(VENV)/rebuild-short.json
 	$(BIN)/python -m bench.jobs --short --out $(VENV)/jobs-short.json
+	$(BIN)/python -m bench.telemetry --events 20000 --rounds 1 --out $(VENV)/telemetry-short.json
 
 schema: $(STAMP) ## write schema/current.sql anew after a change of the migrations
 	STRANDLINE_WRITE_SCHEMA=1 $(BIN)/pytest -q tests/architecture/test_schema_dump.py
 
-docs: $(STAMP) ## make the generated pages of docs/reference
+docs: $(STAMP) ## make the generated pages of docs, and the dashboard in deploy/grafana
 	$(BIN)/python -m docs.generate
 
 lock: ## pin the newest versions that pyproject.toml allows

@@ -13,7 +13,6 @@ from strandline.app.health_checks import Life, Now, everything, liveness, readin
 from strandline.cluster.lease import boot_time
 from strandline.errors import MissingExtra
 from strandline.telemetry import health
-from strandline.telemetry.journal import current_node
 from strandline.telemetry.loop_stamp import LoopStamp
 from strandline.telemetry.ops_server import OpsServer, Request, Response, Route
 from strandline.telemetry.readings import looked_at
@@ -143,16 +142,15 @@ class HealthFace:
     @contextmanager
     def _seen_to_open(self) -> Iterator[None]:
         """Probes are answered from the beginning of the block; where that fails, no more."""
-        current_node.set(self.node_name)
-        self.ops.open(self.settings)
-        try:
-            self.tracing.start()
-            with begun_for(self.node_name, self.loops):
+        with begun_for(self.node_name, self.loops):
+            self.ops.open(self.settings)
+            try:
+                self.tracing.start()
                 yield
-        except BaseException:
-            self.tracing.stop()
-            self.ops.close()
-            raise
+            except BaseException:
+                self.tracing.stop()
+                self.ops.close()
+                raise
 
     def _end_being_seen(self) -> None:
         """The last of everything, so that probes see a whole stop."""

@@ -10,8 +10,6 @@ import msgspec
 
 from strandline.telemetry.journal import OF_RECORDS, current_trace, plain
 
-FORMATS = ("console", "json")
-
 
 class ConsoleFormatter(logging.Formatter):
     """Time, level, logger and message in one line; a traceback in those below."""
